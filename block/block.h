@@ -1,0 +1,119 @@
+/*
+ * The block layer as its users (devices, jobs, exports, tools) see it.
+ *
+ * A machine has one BlockGraph (object /block): nodes with names, each an opened driver with
+ * children (`file`, `backing`, …).  A user attaches to a node through a BlockUser, which says what
+ * it does with it (permissions) and keeps its statistics.
+ *
+ * Threads: opening, closing and changing the graph happens in the main thread under the VM lock.
+ * I/O may be done from a coroutine of any loop, on any node; drivers use the current loop's AIO
+ * engine, so that no lock is taken on the way of a request.
+ */
+#pragma once
+#include <sys/uio.h>
+#include "src/base/coroutine.h"
+#include "src/object/object.h"
+
+typedef struct BlockGraph BlockGraph;      /* type "block-graph", object /block */
+typedef struct BlockNode BlockNode;
+typedef struct BlockUser BlockUser;
+
+/* Permissions: what a user does itself, and what it lets others do meanwhile. */
+typedef enum BlockPerm {
+    BLOCK_PERM_READ = 1,                   /* reads that must be consistent */
+    BLOCK_PERM_WRITE = 2,
+    BLOCK_PERM_WRITE_SAME = 4,             /* writes that do not change what is read */
+    BLOCK_PERM_RESIZE = 8,
+    BLOCK_PERM_ALL = 15
+} BlockPerm;
+
+typedef enum BlockReqFlags {
+    BLOCK_FUA = 1,                         /* on stable storage when it completes */
+    BLOCK_MAY_UNMAP = 2,                   /* zero: the space may be freed */
+    BLOCK_NO_FALLBACK = 4                  /* zero: -ENOTSUP rather than writing zeroes */
+} BlockReqFlags;
+
+/* The graph of a machine; made by vm.c, tests and tools. */
+BlockGraph *block_graph_new(Object *root, GError **error);
+BlockGraph *block_graph_of(const Object *any);
+/* Closes every node; users must be gone. */
+void block_graph_close(BlockGraph *graph);
+
+/* Opens a node (and the nodes its options define).  @options: a BlockdevOptions object; members
+ * not known to the driver are refused by name.  Named nodes live until blockdev-del; nodes defined
+ * inline as children live with their parent. */
+BlockNode *block_node_open(BlockGraph *graph, json_object *options, GError **error);
+bool block_node_delete(BlockGraph *graph, const char *node_name, GError **error);
+BlockNode *block_node_find(BlockGraph *graph, const char *node_name);
+/* -drive: file=, if=, format=, cache=, aio=, id=, …; makes nodes and a name for -device drive=.
+ * *ret_iface gets if= ("none", "virtio", …) so that the caller can add a device. */
+BlockNode *block_drive_open(BlockGraph *graph, json_object *options, const char **ret_iface,
+                            GError **error);
+void block_graph_foreach(BlockGraph *graph, void (*fn)(BlockNode *node, void *opaque), void *opaque);
+
+const char *block_node_name(const BlockNode *node);
+const char *block_node_driver(const BlockNode *node);
+const char *block_node_filename(const BlockNode *node);
+int64_t block_node_size(const BlockNode *node);          /* bytes, or -errno */
+bool block_node_read_only(const BlockNode *node);
+json_object *block_node_describe(BlockNode *node);       /* QMP BlockDeviceInfo */
+json_object *block_node_options(const BlockNode *node);  /* as opened; borrowed */
+/* ImageInfo: virtual-size, actual-size, format, filename, … */
+json_object *block_node_image_info(BlockNode *node, GError **error);
+
+/* A property kind: the member is a BlockNode *, set by node name or -drive id ("drive"). */
+extern const PropertyKind prop_block_node;
+
+/* Users.  @name for messages: "virtio-blk device '/machine/peripheral/disk0'". */
+BlockUser *block_user_new(BlockNode *node, const char *name, unsigned perm, unsigned shared,
+                          GError **error);
+void block_user_free(BlockUser *user);                   /* drains first */
+BlockNode *block_user_node(const BlockUser *user);
+/* Calls when the node's size has changed.  Main thread. */
+void block_user_on_resize(BlockUser *user, LoopFn *fn, void *opaque);
+void block_user_drain(BlockUser *user);                  /* main thread; until nothing is in flight */
+/* While quiesced, new requests of the user's coroutines wait.  Main thread; counts. */
+void block_user_quiesce(BlockUser *user, bool on);
+
+/* Requests.  Offsets and sizes in bytes, any alignment (the core aligns what the node cannot);
+ * past the end: -EIO.  Return 0 or -errno. */
+int co_fn block_co_read(BlockUser *user, uint64_t offset, const struct iovec *iov, int iovcnt,
+                        uint64_t bytes);
+int co_fn block_co_write(BlockUser *user, uint64_t offset, const struct iovec *iov, int iovcnt,
+                         uint64_t bytes, unsigned flags);
+int co_fn block_co_zero(BlockUser *user, uint64_t offset, uint64_t bytes, unsigned flags);
+int co_fn block_co_discard(BlockUser *user, uint64_t offset, uint64_t bytes);
+int co_fn block_co_flush(BlockUser *user);
+
+/* Limits a device tells its driver. */
+typedef struct BlockLimits {
+    uint32_t request_alignment;            /* bytes; the core bounces what is not */
+    uint32_t buffer_alignment;             /* of memory, for O_DIRECT */
+    uint32_t optimal_io, discard_granularity, write_zeroes_granularity;
+    uint32_t max_iov;
+    uint64_t max_transfer, max_discard, max_write_zeroes;   /* bytes; 0: no limit */
+    bool can_discard, can_write_zeroes;
+} BlockLimits;
+BlockLimits block_node_limits(const BlockNode *node);
+bool block_node_write_cache(const BlockNode *node);      /* a volatile cache: flushes matter */
+
+/* Statistics, as query-blockstats: counted in per-thread cells, no lock. */
+typedef enum BlockAcct { BLOCK_ACCT_READ, BLOCK_ACCT_WRITE, BLOCK_ACCT_FLUSH, BLOCK_ACCT_UNMAP,
+                         BLOCK_ACCT_ZERO, BLOCK_ACCT__COUNT } BlockAcct;
+typedef struct BlockStats {
+    struct { uint64_t bytes, operations, failed, invalid, total_time_ns, merged; } of[BLOCK_ACCT__COUNT];
+    uint64_t wr_highest_offset;
+} BlockStats;
+BlockStats block_user_stats(const BlockUser *user);
+void block_user_account_invalid(BlockUser *user, BlockAcct what);
+/* The users of all nodes, for query-block and query-blockstats. */
+void block_graph_foreach_user(BlockGraph *graph, void (*fn)(BlockUser *user, void *opaque),
+                              void *opaque);
+const char *block_user_name(const BlockUser *user);
+void block_user_set_device(BlockUser *user, Object *device);   /* qdev: its path */
+Object *block_user_device(const BlockUser *user);
+
+/* What to do when a request fails (werror=, rerror=). */
+typedef enum BlockOnError { BLOCK_ON_ERROR_REPORT, BLOCK_ON_ERROR_IGNORE, BLOCK_ON_ERROR_ENOSPC,
+                            BLOCK_ON_ERROR_STOP } BlockOnError;
+extern const char *const block_on_error_words[];         /* "report", "ignore", "enospc", "stop" */

@@ -1,0 +1,63 @@
+/*
+ * What a block driver is: one table in one file.  The verbs are coroutines; an absent verb has the
+ * meaning given here.
+ */
+#pragma once
+#include "block/block.h"
+
+typedef struct BlockDriver {
+    const char *name, *help;
+    size_t size;                           /* of the driver's own state, zeroed */
+    const char *const *options;            /* members it takes beside the common ones; NULL-ended */
+    bool is_protocol;                      /* bottom of the graph: no child node of its own */
+    /* Opens with @options, from which it takes (options_take) what it knows.  Main thread; may wait
+     * (co_run_sync for its own I/O).  Children: block_node_open_child. */
+    bool (*open)(BlockNode *node, json_object *options, GError **error);
+    void (*close)(BlockNode *node);
+    int64_t (*get_size)(BlockNode *node);  /* bytes or -errno; absent: the file child's */
+    void (*limits)(BlockNode *node, BlockLimits *limits);   /* adjusts; absent: as the file child */
+    int co_fn (*co_read)(BlockNode *node, uint64_t offset, const struct iovec *iov, int iovcnt,
+                         uint64_t bytes);
+    int co_fn (*co_write)(BlockNode *node, uint64_t offset, const struct iovec *iov, int iovcnt,
+                          uint64_t bytes, unsigned flags);  /* absent: read-only driver */
+    int co_fn (*co_flush)(BlockNode *node);                 /* absent: nothing is volatile */
+    int co_fn (*co_zero)(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags);
+                                                            /* absent or -ENOTSUP: zeroes are written */
+    int co_fn (*co_discard)(BlockNode *node, uint64_t offset, uint64_t bytes);
+                                                            /* absent: nothing happens */
+    /* Data, zero or hole: *ret_bytes from offset on are alike.  Absent: all data. */
+    int co_fn (*co_map)(BlockNode *node, uint64_t offset, uint64_t bytes, uint64_t *ret_bytes,
+                        unsigned *ret_flags, uint64_t *ret_host_offset);
+    int co_fn (*co_resize)(BlockNode *node, uint64_t bytes, GError **error);
+    bool (*set_perm)(BlockNode *node, unsigned perm, unsigned shared, GError **error); /* image locks */
+    int64_t (*allocated_size)(BlockNode *node);             /* bytes on the host; absent: unknown */
+} BlockDriver;
+
+void block_driver_register(const BlockDriver *driver);
+#define BLOCK_DRIVER(driver)                                                                       \
+    static void __attribute__((constructor)) register_##driver(void)                               \
+    {                                                                                              \
+        block_driver_register(&(driver));                                                          \
+    }
+const BlockDriver *block_driver_find(const char *name);
+void block_driver_foreach(void (*fn)(const BlockDriver *driver, void *opaque), void *opaque);
+
+void *block_node_state(BlockNode *node);   /* the driver's own */
+BlockGraph *block_node_graph(const BlockNode *node);
+
+/* A child given by @options' member @key: a node name, or options of a node to open.  The child
+ * is held with the permissions that @node's own users need. */
+BlockNode *block_node_open_child(BlockNode *node, json_object *options, const char *key,
+                                 bool required, GError **error);
+BlockNode *block_node_child(const BlockNode *node, const char *key);
+
+/* I/O on a child: checked against its size, aligned, split to its limits. */
+int co_fn block_node_co_read(BlockNode *node, uint64_t offset, const struct iovec *iov, int iovcnt,
+                             uint64_t bytes);
+int co_fn block_node_co_write(BlockNode *node, uint64_t offset, const struct iovec *iov, int iovcnt,
+                              uint64_t bytes, unsigned flags);
+int co_fn block_node_co_flush(BlockNode *node);
+int co_fn block_node_co_zero(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags);
+int co_fn block_node_co_discard(BlockNode *node, uint64_t offset, uint64_t bytes);
+
+/* AIO engines: async reads and writes on a descriptor, in the current loop.  block/aio.h. */

@@ -1,0 +1,54 @@
+/*
+ * Devices and buses.  A Device is an Object (type "device") that may plug into a Bus and may have
+ * buses of its own.  -device and device_add make one with device_create.
+ */
+#pragma once
+#include "hw/core/machine.h"
+#include "src/object/object.h"
+
+typedef struct Bus Bus;
+typedef struct Device Device;
+
+struct Device {
+    Object obj;                             /* first: a Device * is an Object * */
+    char *id;                               /* -device id=; NULL: none */
+    Bus *bus;                               /* NULL: on none */
+    Machine *machine;                       /* set before realize */
+    bool hotplugged;
+};
+
+/* A bus is an Object of a type that is_a "bus"; its devices are its children in plug order. */
+struct Bus {
+    Object obj;
+    Device *parent;                         /* whose bus it is; NULL: the machine's */
+    GPtrArray *devices;                     /* of Device, not counted */
+    unsigned max_devices;                   /* 0: no limit of its own */
+};
+/* Type.ops of a bus type. */
+typedef struct BusOps {
+    /* Checks an address and takes the slot, before realize; fills in an automatic one. */
+    bool (*attach)(Bus *bus, Device *dev, GError **error);
+    void (*detach)(Bus *bus, Device *dev);
+    /* "0000:00:02.0" for `info qtree` and errors; g_free; may be NULL. */
+    char *(*address)(Bus *bus, Device *dev);
+} BusOps;
+
+#define DEVICE(ptr) ((Device *)(ptr))
+
+/* A new bus, child of @parent (or of /machine) named @name. */
+Bus *bus_new(const char *type, Device *parent, Machine *machine, const char *name, GError **error);
+
+/* Made by code of ours: a child of @owner (NULL: /machine/unattached), put on @bus.  The caller sets
+ * properties and calls device_realize, which also realizes what is on its buses. */
+Device *device_new(Machine *machine, const char *type, GError **error);
+bool device_realize(Device *dev, Object *owner, const char *name, Bus *bus, GError **error);
+/* Unrealizes it, takes it off its bus and out of the tree, drops the caller's reference. */
+void device_delete(Device *dev);
+
+/* -device / device_add: "driver", "id", "bus" and properties. Emits no event. */
+Device *device_create(Machine *machine, json_object *options, bool hotplug, GError **error);
+/* device_del: the unplug of a device.  GenericError if its bus cannot. */
+bool device_unplug(Machine *machine, const char *id, GError **error);
+Device *device_find(Machine *machine, const char *id_or_path);
+/* All buses and devices, as `info qtree` prints them; g_free. */
+char *device_describe_tree(Machine *machine);

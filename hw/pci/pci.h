@@ -1,0 +1,104 @@
+/*
+ * PCI and PCI Express devices and buses (PCI Local Bus 3.0, PCI Express Base).  A PCI device is a
+ * Device on a bus of type "pci-bus" (or "pcie-bus").  Its type's ops is a PciDeviceOps.
+ */
+#pragma once
+#include "hw/core/device.h"
+
+#define PCI_CONFIG_SIZE 256
+#define PCIE_CONFIG_SIZE 4096
+#define PCI_DEVFN(slot, fn) (((slot) << 3) | (fn))
+#define PCI_SLOT(devfn) ((devfn) >> 3)
+#define PCI_FUNC(devfn) ((devfn)&7)
+
+typedef struct PciDevice PciDevice;
+typedef struct PciBus PciBus;
+typedef struct PciMsix PciMsix;
+
+typedef struct PciDeviceOps {
+    uint16_t vendor_id, device_id, subsystem_vendor_id, subsystem_id;
+    uint32_t class_code;                    /* 24 bits: base, sub, interface */
+    uint8_t revision;
+    bool bridge;                            /* header type 1 */
+    bool express;                           /* has the PCI Express capability and 4 KiB of config space */
+    bool no_hotplug;
+    /* After the generic read / around the generic write; NULL: nothing more. */
+    void (*config_written)(PciDevice *dev, unsigned offset, unsigned size);
+} PciDeviceOps;
+
+typedef struct PciBar {
+    Region *region;
+    uint8_t flags;                          /* low bits of the register */
+    uint64_t address;                       /* as mapped; UINT64_MAX: not */
+} PciBar;
+enum { PCI_BAR_IO = 1, PCI_BAR_MEM = 0, PCI_BAR_MEM64 = 4, PCI_BAR_PREFETCH = 8 };
+#define PCI_ROM_BAR 6
+
+struct PciDevice {
+    Device dev;
+    int32_t devfn;                          /* property "addr": "slot[.fn]"; -1: automatic */
+    bool multifunction;
+    char *romfile;
+    uint32_t rombar;
+    uint16_t acpi_index;
+    uint8_t *config, *wmask, *w1cmask;      /* PCIE_CONFIG_SIZE each */
+    PciBar bars[7];
+    uint8_t cap_end;                        /* next free byte for capabilities */
+    uint16_t ext_cap_end;
+    uint8_t intx_pin;                       /* 0: none, 1-4: INTA-INTD */
+    bool intx_level;
+    PciMsix *msix;                          /* NULL: none */
+    void (*msix_changed)(PciDevice *dev, unsigned vector, bool masked);  /* for irqfds */
+};
+#define PCI_DEVICE(ptr) ((PciDevice *)(ptr))
+
+struct PciBus {
+    Bus bus;
+    PciDevice *devices[256];                /* by devfn */
+    uint8_t number;                         /* as the guest set it; root: 0 */
+    Region *mem, *io;                       /* where BARs are mapped */
+    IrqLine *intx[4];                       /* root bus: after swizzling, PIRQ A-D … of the slot */
+    void (*set_intx)(PciBus *bus, PciDevice *dev, unsigned pin, bool level);
+    void *opaque;                           /* of set_intx */
+    uint8_t slot_reserved[32];
+};
+
+/* Capabilities: returns the offset; config bytes 0 and 1 of it are set. */
+uint8_t pci_add_capability(PciDevice *dev, uint8_t id, uint8_t size);
+uint16_t pci_add_ext_capability(PciDevice *dev, uint16_t id, uint8_t version, uint16_t size);
+/* A BAR: size is the region's (a power of two).  In realize. */
+void pci_register_bar(PciDevice *dev, unsigned n, uint8_t flags, Region *region);
+/* Guest address of a mapped BAR, or UINT64_MAX. */
+uint64_t pci_bar_address(const PciDevice *dev, unsigned n);
+/* INTx level; needs intx_pin.  VM lock. */
+void pci_set_intx(PciDevice *dev, bool level);
+/* Where the device's DMA goes; honours bus mastering (NULL while it is off). */
+AddressSpace *pci_dma(const PciDevice *dev);
+bool pci_bus_master(const PciDevice *dev);
+PciDevice *pci_find(PciBus *bus, uint8_t bus_number, uint8_t devfn);   /* below bridges, too */
+
+/* Config space access by the guest (CF8/CFC, ECAM); all ones where nothing is.  VM lock. */
+uint32_t pci_config_read(PciDevice *dev, unsigned offset, unsigned size);
+void pci_config_write(PciDevice *dev, unsigned offset, uint32_t value, unsigned size);
+uint32_t pci_bus_config_read(PciBus *root, uint8_t bus, uint8_t devfn, unsigned offset, unsigned size);
+void pci_bus_config_write(PciBus *root, uint8_t bus, uint8_t devfn, unsigned offset, uint32_t value,
+                          unsigned size);
+
+/* MSI-X (PCI 3.0, 6.8.2), table and PBA in BAR @bar at given offsets (in @bar_region: a container). */
+bool pci_msix_init(PciDevice *dev, unsigned vectors, unsigned bar, Region *bar_region,
+                   uint32_t table_offset, uint32_t pba_offset, GError **error);
+void pci_msix_uninit(PciDevice *dev);
+bool pci_msix_enabled(const PciDevice *dev);
+unsigned pci_msix_vectors(const PciDevice *dev);
+bool pci_msix_masked(const PciDevice *dev, unsigned vector);     /* or the function is */
+void pci_msix_message(const PciDevice *dev, unsigned vector, uint64_t *address, uint32_t *data);
+void pci_msix_notify(PciDevice *dev, unsigned vector);           /* sends, or sets pending.  VM lock */
+void pci_msix_set_pending(PciDevice *dev, unsigned vector);
+/* An eventfd that raises @vector: through KVM's irqfd while the vector is unmasked, else polled by
+ * us into the pending bit.  The data plane writes it from any thread. */
+bool pci_msix_attach_eventfd(PciDevice *dev, unsigned vector, int fd, GError **error);
+void pci_msix_detach_eventfd(PciDevice *dev, unsigned vector);
+/* MSI (for devices that want it). */
+bool pci_msi_init(PciDevice *dev, unsigned vectors, GError **error);
+bool pci_msi_enabled(const PciDevice *dev);
+void pci_msi_notify(PciDevice *dev, unsigned vector);

@@ -1,0 +1,24 @@
+/*
+ * virtio over PCI (virtio 1.2, 4.1).  A user-visible type such as virtio-rng-pci is a table made by
+ *
+ *     VIRTIO_PCI_REGISTER(virtio_rng_pci, "virtio-rng-pci", "virtio entropy device",
+ *                         .device = "virtio-rng-device", .pci.class_code = 0x00ff00, …);
+ *
+ * in the device's own file.
+ */
+#pragma once
+#include "hw/pci/pci.h"
+#include "hw/virtio/virtio.h"
+
+typedef struct VirtioPciInfo {
+    PciDeviceOps pci;                       /* first: type_ops() of a PCI device; ids are filled in */
+    const char *device;                     /* the backend's type: "virtio-rng-device" */
+    uint16_t legacy_device_id;              /* transitional PCI id (4.1.2.1): 0x1000 … */
+    unsigned (*vectors)(VirtioDevice *vdev);/* default number of MSI-X vectors; NULL: queues + 1 */
+} VirtioPciInfo;
+
+#define VIRTIO_PCI_REGISTER(var, name_, help_, ...)                                                \
+    static const VirtioPciInfo var##_info = { __VA_ARGS__ };                                       \
+    static const Type var = { .name = (name_), .parent = "virtio-pci", .help = (help_),            \
+                              .user_creatable = true, .ops = &var##_info };                        \
+    TYPE_REGISTER(var)

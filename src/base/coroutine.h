@@ -1,0 +1,56 @@
+/*
+ * Coroutines: functions marked co_fn may wait (co_yield) without blocking their loop.  A coroutine
+ * belongs to the loop in which it was entered first and is always resumed there.  Stacks are
+ * pooled per thread; the switch is assembler, with annotations for ASan and TSan.
+ */
+#pragma once
+#include "src/base/loop.h"
+
+#define co_fn  /* may yield: call it from a coroutine only */
+
+typedef struct Coroutine Coroutine;
+typedef void co_fn CoroutineFn(void *opaque);
+
+Coroutine *co_new(CoroutineFn *fn, void *opaque);
+void co_enter(Coroutine *co);          /* runs it, in the calling thread, until it yields or ends */
+void co_fn co_yield(void);             /* back to whoever entered; a wake resumes it */
+Coroutine *co_self(void);              /* NULL outside a coroutine */
+static inline void co_start(CoroutineFn *fn, void *opaque)
+{
+    co_enter(co_new(fn, opaque));
+}
+Loop *co_loop(const Coroutine *co);
+
+/* Resume a coroutine that has yielded or is about to: in its loop, soon, once.  Any thread. */
+void co_wake(Coroutine *co);
+
+/* Runs fn in a coroutine of the calling thread's loop and waits for its end (loop_wait).  For
+ * start-up, tools, and QMP handlers that are documented to wait; not in a coroutine. */
+void co_run_sync(CoroutineFn *fn, void *opaque);
+
+void co_fn co_sleep_ns(int64_t ns);
+
+/* A mutex between coroutines of any loops.  Fair.  Zero-initialised is unlocked. */
+typedef struct CoMutex {
+    GMutex guard;                      /* held for a few instructions only */
+    bool locked;
+    GQueue waiters;                    /* of Coroutine */
+    Coroutine *holder;
+} CoMutex;
+void co_mutex_init(CoMutex *mutex);
+void co_fn co_mutex_lock(CoMutex *mutex);
+void co_mutex_unlock(CoMutex *mutex);
+
+/* A queue of coroutines waiting for a condition that @mutex guards (NULL: one loop only). */
+typedef struct CoQueue {
+    GMutex guard;
+    GQueue waiters;
+} CoQueue;
+void co_queue_init(CoQueue *queue);
+void co_fn co_queue_wait(CoQueue *queue, CoMutex *mutex);
+bool co_queue_wake_one(CoQueue *queue);   /* false: nobody waited */
+void co_queue_wake_all(CoQueue *queue);
+
+/* A blocking call, done by a worker thread of a process-wide pool; yields until it returns.
+ * Returns fn's value.  The pool has at most @co_worker_max threads, made when needed. */
+int co_fn co_worker_call(int (*fn)(void *arg), void *arg);

@@ -1,0 +1,70 @@
+/*
+ * Character devices: a stream of bytes between a front end (a serial port, a monitor) and the host
+ * (a terminal, a pty, a socket, a file …).  Each is an Object under /chardevs whose type is_a
+ * "chardev" (chardev-socket, chardev-pty, …).  Main loop, VM lock.
+ */
+#pragma once
+#include "src/base/loop.h"
+#include "src/object/object.h"
+
+typedef struct Chardev Chardev;
+typedef struct CharFront CharFront;
+
+typedef enum CharEvent {
+    CHAR_OPENED,               /* a peer is there (again) */
+    CHAR_CLOSED,
+    CHAR_BREAK,
+    CHAR_MUX_IN, CHAR_MUX_OUT  /* focus of a mux */
+} CharEvent;
+
+/* The front end's side; embedded in the device or monitor. */
+struct CharFront {
+    Chardev *chardev;          /* NULL: not attached; writes are dropped */
+    size_t (*can_receive)(void *opaque);                       /* bytes it takes now */
+    void (*receive)(void *opaque, const uint8_t *data, size_t length);
+    void (*event)(void *opaque, CharEvent event);              /* may be NULL */
+    void (*writable)(void *opaque);                            /* after a short write; may be NULL */
+    void *opaque;
+    bool is_open;              /* the front end is in use: query-chardev's frontend-open */
+    unsigned mux_index;
+};
+
+/* Attaches: false if another front end has it (a mux takes several). */
+bool char_front_attach(CharFront *front, Chardev *chardev, GError **error);
+void char_front_detach(CharFront *front);
+/* Takes as much as it can now and returns it; what is left: wait for writable().  Never blocks.
+ * A chardev without a peer takes (and drops) all. */
+size_t char_front_write(CharFront *front, const void *data, size_t length);
+/* Same, but what cannot be written now is queued (bounded by @limit bytes, beyond: dropped, false). */
+bool char_front_write_all(CharFront *front, const void *data, size_t length);
+void char_front_accept_input(CharFront *front);   /* can_receive has grown */
+void char_front_set_open(CharFront *front, bool open);
+bool char_front_connected(const CharFront *front);
+/* Descriptors that came with SCM_RIGHTS before the last bytes received; the caller owns them. */
+int char_front_take_fd(CharFront *front);         /* -1: none */
+
+/* -chardev / chardev-add.  @options: {"backend": "socket", "id": …, …} (command line) with QEMU's
+ * names.  *ret_pty gets the path of a new pty (borrowed), if it is one. */
+Chardev *chardev_create(Object *root, json_object *options, GError **error);
+/* A command-line short form: "stdio", "null", "pty", "unix:PATH,server=on,wait=off", "tcp:…",
+ * "file:PATH", "mon:stdio", "chardev:ID", "none" (returns NULL without error). */
+Chardev *chardev_create_compat(Object *root, const char *id, const char *text, GError **error);
+Chardev *chardev_find(Object *root, const char *id);
+bool chardev_delete(Object *root, const char *id, GError **error);
+const char *chardev_id(const Chardev *chardev);
+char *chardev_filename(const Chardev *chardev);   /* "pty:/dev/pts/3", "unix:…,server=on"; g_free */
+const char *chardev_pty_path(const Chardev *chardev);
+bool chardev_frontend_open(const Chardev *chardev);
+/* A ring buffer's contents (ringbuf-read, ringbuf-write). */
+bool chardev_ringbuf_write(Chardev *chardev, const uint8_t *data, size_t length, GError **error);
+GBytes *chardev_ringbuf_read(Chardev *chardev, size_t length, GError **error);
+/* Put the terminal back as it was found (at exit, also after a signal). */
+void chardev_restore_terminal(void);
+
+/* A listening socket chardev with several=true hands each connection to @accept as a chardev of its
+ * own (the monitor serves many clients on one socket). */
+bool chardev_listen_many(Chardev *listener, void (*accept)(Chardev *connection, void *opaque),
+                         void *opaque, GError **error);
+
+/* A property kind: the member is a Chardev *, set by id ("chardev"). */
+extern const PropertyKind prop_chardev;
