@@ -19,6 +19,8 @@ json_object *options_parse(const char *text, const char *implied_key, GError **e
 /* Strict JSON: one value, nothing after it; says where it went wrong.  Depth limit 1024,
  * duplicate members refused. */
 json_object *json_parse(const char *text, size_t length, GError **error);
+/* The same where null may come: *ret is NULL for it. */
+bool json_parse_value(const char *text, size_t length, json_object **ret, GError **error);
 
 /* Members with a type.  Absent: *ret is left alone and true is returned.  Strings are parsed
  * ("on"/"off"/"true"/"false"/"yes"/"no"; 0x and decimal; sizes with K M G T suffixes, powers of 1024). */
@@ -35,6 +37,9 @@ bool value_to_bool(json_object *value, const char *what, bool *ret, GError **err
 bool value_to_u64(json_object *value, const char *what, uint64_t *ret, GError **error);
 bool value_to_i64(json_object *value, const char *what, int64_t *ret, GError **error);
 bool value_to_size(json_object *value, const char *what, uint64_t *ret, GError **error);
+bool value_to_str(json_object *value, const char *what, const char **ret, GError **error);
+bool value_to_enum(json_object *value, const char *what, const char *const *words, int *ret,
+                   GError **error);
 
 /* Takes a member out of @options: what is left over at the end is unknown.  NULL if absent; the
  * caller owns the reference. */
