@@ -16,7 +16,9 @@ struct Object {
     GPtrArray *children;                   /* of Object, in order of addition; NULL: none */
     gint refs;
     bool realized;
-    uint64_t set_mask;                     /* object_was_set: properties set from outside, by index */
+    GPtrArray *was_set;                    /* of const Property: those set from outside; NULL: none */
+    Object *forward, *forwarder;           /* object_set_forward: counted; back, not counted */
+    Object *context;                       /* object_set_context; not counted */
 };
 
 /* A new object with defaults, one reference.  NULL: abstract or unknown type (by name only). */
@@ -35,7 +37,12 @@ Object *object_root(const Object *obj);
 char *object_path(const Object *obj);      /* "/machine/peripheral/disk0"; g_free */
 /* An absolute path, or a partial one (an id) that is unique in the tree.  NULL: none. */
 Object *object_resolve(const Object *any, const char *path);
+/* An object that is in no tree yet looks up links and its root from @near (an object of the tree
+ * that it will belong to).  Ends when it gets a parent. */
+void object_set_context(Object *obj, Object *near);
 bool object_is_a(const Object *obj, const char *type_name);
+/* A name that a user may give: a letter, then letters, digits, '-', '.', '_'. */
+bool object_id_valid(const char *id);
 /* Depth first, the object itself included; fn returns false to stop. */
 bool object_walk(Object *obj, bool (*fn)(Object *obj, void *opaque), void *opaque);
 

@@ -87,6 +87,16 @@ typedef enum OnOffAuto { ON_OFF_AUTO, ON_OFF_ON, ON_OFF_OFF } OnOffAuto;
 #define PROP_FN(name_, get_, set_, ...)                                                            \
     { .name = (name_), .kind = &prop_fn, .get = (get_), .set = (set_), ##__VA_ARGS__ }
 
+/* For a kind's set function.  property_what: "property 'queue-size' of 'virtio-blk-pci'", the type
+ * as the user knows it; g_free.  (An error that does not begin so is given this prefix.)
+ * property_fail: sets the error "WHAT: TEXT", returns false.
+ * property_str: the value's text; false with an error if it is no string. */
+char *property_what(const Object *obj, const Property *prop);
+bool property_fail(const Object *obj, const Property *prop, GError **error, ErrorCode code,
+                   const char *format, ...) G_GNUC_PRINTF(5, 6);
+bool property_str(const Object *obj, const Property *prop, json_object *value, const char **ret,
+                  GError **error);
+
 static inline void *property_ptr(Object *obj, const Property *prop)
 {
     return (char *)obj + prop->offset;
