@@ -1,0 +1,1 @@
+"""The QMP schema's generator: one small module for each product."""
