@@ -3,6 +3,7 @@
  * Device on a bus of type "pci-bus" (or "pcie-bus").  Its type's ops is a PciDeviceOps.
  */
 #pragma once
+#include <linux/pci_regs.h>
 #include "hw/core/device.h"
 
 #define PCI_CONFIG_SIZE 256
@@ -43,12 +44,19 @@ struct PciDevice {
     uint16_t acpi_index;
     uint8_t *config, *wmask, *w1cmask;      /* PCIE_CONFIG_SIZE each */
     PciBar bars[7];
-    uint8_t cap_end;                        /* next free byte for capabilities */
+    uint16_t cap_end;                       /* next free byte for capabilities */
+    uint16_t ext_cap_last;                  /* newest extended capability; 0: none */
     uint16_t ext_cap_end;
-    uint8_t intx_pin;                       /* 0: none, 1-4: INTA-INTD */
-    bool intx_level;
+    uint8_t intx_pin;                       /* 0: none, 1-4: INTA-INTD; set in realize */
+    bool intx_level;                        /* as the device wants it */
+    bool intx_sent;                         /* as the bus was told: not with Interrupt Disable */
     PciMsix *msix;                          /* NULL: none */
-    void (*msix_changed)(PciDevice *dev, unsigned vector, bool masked);  /* for irqfds */
+    uint8_t msi_cap, exp_cap;               /* offsets of the capabilities; 0: none */
+    RamBlock *rom_ram;
+    Region rom;
+    void (*msix_changed)(PciDevice *dev, unsigned vector, bool masked);
+    /* Bus Master Enable has changed, by the driver or by a reset; NULL: not interested. */
+    void (*bus_master_changed)(PciDevice *dev);
 };
 #define PCI_DEVICE(ptr) ((PciDevice *)(ptr))
 
@@ -57,17 +65,27 @@ struct PciBus {
     PciDevice *devices[256];                /* by devfn */
     uint8_t number;                         /* as the guest set it; root: 0 */
     Region *mem, *io;                       /* where BARs are mapped */
-    IrqLine *intx[4];                       /* root bus: after swizzling, PIRQ A-D … of the slot */
+    /* Root bus.  set_intx: the pin (0: INTA) of @dev, a device or bridge on this very bus, has changed;
+     * several devices may drive one interrupt, so the host bridge counts.  Without it the pins go
+     * swizzled ((slot + pin) % 4) and counted to intx[]. */
+    IrqLine *intx[4];
     void (*set_intx)(PciBus *bus, PciDevice *dev, unsigned pin, bool level);
     void *opaque;                           /* of set_intx */
-    uint8_t slot_reserved[32];
+    uint16_t intx_count[4];                 /* asserted inputs of each pin after swizzling */
+    uint8_t slots;                          /* that there are; 0: 32 (a PCIe link has 1) */
+    uint8_t slot_reserved[32];              /* not given out automatically */
 };
+#define PCI_BUS(ptr) ((PciBus *)(ptr))
 
-/* Capabilities: returns the offset; config bytes 0 and 1 of it are set. */
+/* Capabilities, in realize: returns the offset; the header (id and link) is set. */
 uint8_t pci_add_capability(PciDevice *dev, uint8_t id, uint8_t size);
 uint16_t pci_add_ext_capability(PciDevice *dev, uint16_t id, uint8_t version, uint16_t size);
 /* A BAR: size is the region's (a power of two).  In realize. */
 void pci_register_bar(PciDevice *dev, unsigned n, uint8_t flags, Region *region);
+/* The bus behind a bridge; NULL: @dev is none. */
+PciBus *pci_bridge_bus(const PciDevice *dev);
+/* The machine's PCI devices as one QMP PciInfo: {"bus": 0, "devices": […]}.  VM lock. */
+json_object *pci_describe(PciBus *root);
 /* Guest address of a mapped BAR, or UINT64_MAX. */
 uint64_t pci_bar_address(const PciDevice *dev, unsigned n);
 /* INTx level; needs intx_pin.  VM lock. */
@@ -77,7 +95,8 @@ AddressSpace *pci_dma(const PciDevice *dev);
 bool pci_bus_master(const PciDevice *dev);
 PciDevice *pci_find(PciBus *bus, uint8_t bus_number, uint8_t devfn);   /* below bridges, too */
 
-/* Config space access by the guest (CF8/CFC, ECAM); all ones where nothing is.  VM lock. */
+/* Config space access by the guest (CF8/CFC, ECAM); all ones where nothing is.  Size 1, 2 or 4; an
+ * access must not cross a doubleword.  VM lock. */
 uint32_t pci_config_read(PciDevice *dev, unsigned offset, unsigned size);
 void pci_config_write(PciDevice *dev, unsigned offset, uint32_t value, unsigned size);
 uint32_t pci_bus_config_read(PciBus *root, uint8_t bus, uint8_t devfn, unsigned offset, unsigned size);
@@ -98,7 +117,14 @@ void pci_msix_set_pending(PciDevice *dev, unsigned vector);
  * us into the pending bit.  The data plane writes it from any thread. */
 bool pci_msix_attach_eventfd(PciDevice *dev, unsigned vector, int fd, GError **error);
 void pci_msix_detach_eventfd(PciDevice *dev, unsigned vector);
-/* MSI (for devices that want it). */
+/* MSI (PCI 3.0, 6.8.1), 64 bits, with masks; @vectors: a power of two up to 32. */
 bool pci_msi_init(PciDevice *dev, unsigned vectors, GError **error);
 bool pci_msi_enabled(const PciDevice *dev);
 void pci_msi_notify(PciDevice *dev, unsigned vector);
+
+/* The PCI Express capability (PCIe, 7.5.3): @type is PCI_EXP_TYPE_*. */
+uint8_t pcie_add_capability(PciDevice *dev, unsigned type, unsigned port);
+/* Type and link for an endpoint by where it is plugged in. */
+uint8_t pcie_add_endpoint_capability(PciDevice *dev);
+/* Is the bus of @dev a PCI Express one? */
+bool pci_bus_is_express(const PciDevice *dev);
