@@ -1,0 +1,45 @@
+/*
+ * The table of command-line options, from which parsing, -help, completion, the man page and
+ * query-command-line-options come.
+ */
+#pragma once
+#include "src/cli/config.h"
+
+typedef enum CliSection {
+    CLI_STANDARD, CLI_BLOCK, CLI_CHARDEV, CLI_BOOT, CLI_DEVICE, CLI_CONTROL, CLI_DEBUG, CLI__COUNT
+} CliSection;
+
+/* A parameter of a key=value option. */
+typedef struct CliParam {
+    const char *name;
+    enum { PARAM_STRING, PARAM_BOOL, PARAM_NUMBER, PARAM_SIZE } type;
+    const char *help;
+} CliParam;
+
+typedef struct CliOption {
+    const char *name, *alias;              /* without the dash */
+    const char *value;                     /* how help shows the value; NULL: takes none */
+    const char *help;                      /* one line */
+    CliSection section;
+    /* One of these three: a switch, a text, or key=value (also JSON) parsed beforehand. */
+    void (*flag)(Config *config);
+    bool (*text)(Config *config, const char *value, GError **error);
+    bool (*opts)(Config *config, json_object *opts, GError **error);
+    const char *implied;                   /* opts: key of a first word without '=' */
+    const CliParam *params;                /* opts: what it takes, ended by {}; NULL: anything */
+} CliOption;
+
+extern const CliOption cli_options[];      /* ended by {} */
+const CliOption *cli_option_find(const char *name);
+const char *cli_section_title(CliSection section);
+
+/* help.c: texts for people, written to stdout. */
+void cli_print_help(void);
+void cli_print_version(void);
+void cli_print_man_page(void);
+void cli_print_completion(void);           /* for bash */
+/* "-device help", "-machine help", "-cpu help", "-device X,help" …: true if it was a question. */
+bool cli_print_topic(const char *option, json_object *opts);
+bool cli_is_help(const char *value);       /* "help" or "?" */
+/* query-command-line-options: [{"option", "parameters": [{"name", "type", "help"}]}]. */
+json_object *cli_describe_options(void);
