@@ -106,12 +106,12 @@ static void on_signal(void *opaque, unsigned events)
     if (read(s->fd, &info, sizeof(info)) != sizeof(info))
         return;
     info_report("ended by signal %u from process %u", info.ssi_signo, info.ssi_pid);
-    vm_quit(s->vm, 0, false, SHUTDOWN_CAUSE_HOST_SIGNAL);
+    vm_quit(s->vm, 0, false, QMP_SHUTDOWN_CAUSE_HOST_SIGNAL);
 }
 
 static void on_mux_quit(void *opaque)
 {
-    vm_quit(opaque, 0, false, SHUTDOWN_CAUSE_HOST_UI);
+    vm_quit(opaque, 0, false, QMP_SHUTDOWN_CAUSE_HOST_UI);
 }
 
 /* ---- main ---- */

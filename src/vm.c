@@ -100,7 +100,7 @@ void vm_stop(Vm *vm, RunState why)
     event_stop(vm->root);
 }
 
-static void reset(Vm *vm, bool guest, ShutdownCause cause)
+static void reset(Vm *vm, bool guest, QmpShutdownCause cause)
 {
     bool was_running = vm_running(vm);
 
@@ -119,7 +119,7 @@ static void reset(Vm *vm, bool guest, ShutdownCause cause)
 
 void vm_reset(Vm *vm)
 {
-    reset(vm, false, SHUTDOWN_CAUSE_HOST_QMP_SYSTEM_RESET);
+    reset(vm, false, QMP_SHUTDOWN_CAUSE_HOST_QMP_SYSTEM_RESET);
 }
 
 bool vm_powerdown(Vm *vm, GError **error)
@@ -133,7 +133,7 @@ bool vm_powerdown(Vm *vm, GError **error)
     return true;
 }
 
-void vm_quit(Vm *vm, int exit_status, bool guest, ShutdownCause cause)
+void vm_quit(Vm *vm, int exit_status, bool guest, QmpShutdownCause cause)
 {
     if (vm->quit)
         return;
@@ -144,7 +144,7 @@ void vm_quit(Vm *vm, int exit_status, bool guest, ShutdownCause cause)
 }
 
 /* The guest, or an action in its place, ended the machine. */
-static void shut_down(Vm *vm, bool guest, ShutdownCause cause)
+static void shut_down(Vm *vm, bool guest, QmpShutdownCause cause)
 {
     if (vm->actions.shutdown == SHUTDOWN_POWEROFF) {
         vm_quit(vm, 0, guest, cause);
@@ -158,17 +158,17 @@ static void panicked(Vm *vm)
 {
     switch (vm->actions.panic) {
     case PANIC_NONE:
-        event_guest_panicked(vm->root, GUEST_PANIC_ACTION_RUN);
+        event_guest_panicked(vm->root, QMP_GUEST_PANIC_ACTION_RUN);
         break;
     case PANIC_PAUSE:
-        event_guest_panicked(vm->root, GUEST_PANIC_ACTION_PAUSE);
+        event_guest_panicked(vm->root, QMP_GUEST_PANIC_ACTION_PAUSE);
         vm_stop(vm, RUN_STATE_GUEST_PANICKED);
         break;
     case PANIC_SHUTDOWN:
     case PANIC_EXIT_FAILURE:
-        event_guest_panicked(vm->root, GUEST_PANIC_ACTION_POWEROFF);
+        event_guest_panicked(vm->root, QMP_GUEST_PANIC_ACTION_POWEROFF);
         vm_stop(vm, RUN_STATE_GUEST_PANICKED);
-        vm_quit(vm, vm->actions.panic == PANIC_EXIT_FAILURE, true, SHUTDOWN_CAUSE_GUEST_PANIC);
+        vm_quit(vm, vm->actions.panic == PANIC_EXIT_FAILURE, true, QMP_SHUTDOWN_CAUSE_GUEST_PANIC);
         break;
     }
 }
@@ -179,24 +179,25 @@ static void carry_out(Vm *vm, MachineRequest what, const char *reason)
     switch (what) {
     case MACHINE_RESET:
         if (vm->actions.reboot == REBOOT_SHUTDOWN)
-            shut_down(vm, true, SHUTDOWN_CAUSE_GUEST_RESET);
+            shut_down(vm, true, QMP_SHUTDOWN_CAUSE_GUEST_RESET);
         else
-            reset(vm, true, SHUTDOWN_CAUSE_GUEST_RESET);
+            reset(vm, true, QMP_SHUTDOWN_CAUSE_GUEST_RESET);
         break;
     case MACHINE_POWEROFF:
-        shut_down(vm, true, SHUTDOWN_CAUSE_GUEST_SHUTDOWN);
+        shut_down(vm, true, QMP_SHUTDOWN_CAUSE_GUEST_SHUTDOWN);
         break;
     case MACHINE_PANICKED:
         panicked(vm);
         break;
     case MACHINE_CRASHLOADED:
-        event_guest_crashloaded(vm->root, GUEST_PANIC_ACTION_RUN);
+        event_guest_crashloaded(vm->root, QMP_GUEST_PANIC_ACTION_RUN);
         break;
     case MACHINE_STOP:
         vm_stop(vm, RUN_STATE_IO_ERROR);
         break;
     case MACHINE_INTERNAL_ERROR:
         warn_report("%s; the machine is stopped", reason ?: "KVM failed");
+        event_internal_error(vm->root, reason ?: "");
         vm_stop(vm, RUN_STATE_INTERNAL_ERROR);
         break;
     case MACHINE_SUSPEND:

@@ -58,7 +58,7 @@ void vm_reset(Vm *vm);
 /* system_powerdown: presses the power button; emits POWERDOWN. */
 bool vm_powerdown(Vm *vm, GError **error);
 /* Ends the main loop; emits SHUTDOWN once.  @cause: who asked. */
-void vm_quit(Vm *vm, int exit_status, bool guest, ShutdownCause cause);
+void vm_quit(Vm *vm, int exit_status, bool guest, QmpShutdownCause cause);
 int vm_run(Vm *vm);                        /* the main loop, until vm_quit; the exit status */
 
 /* Any thread: what a device or a vCPU asks for; carried out by the main loop. */
