@@ -15,6 +15,7 @@ struct Device {
     Bus *bus;                               /* NULL: on none */
     Machine *machine;                       /* set before realize */
     bool hotplugged;
+    bool managed;                           /* device_realize put it where it is */
 };
 
 /* A bus is an Object of a type that is_a "bus"; its devices are its children in plug order. */
@@ -29,23 +30,30 @@ typedef struct BusOps {
     /* Checks an address and takes the slot, before realize; fills in an automatic one. */
     bool (*attach)(Bus *bus, Device *dev, GError **error);
     void (*detach)(Bus *bus, Device *dev);
+    /* May this device come and go while the guest runs?  NULL: none on this bus may. */
+    bool (*can_hotplug)(Bus *bus, Device *dev, GError **error);
+    /* device_del: asks the guest, or removes it at once (device_delete).  NULL: refused. */
+    bool (*unplug)(Bus *bus, Device *dev, GError **error);
     /* "0000:00:02.0" for `info qtree` and errors; g_free; may be NULL. */
     char *(*address)(Bus *bus, Device *dev);
 } BusOps;
 
 #define DEVICE(ptr) ((Device *)(ptr))
 
-/* A new bus, child of @parent (or of /machine) named @name. */
+/* A new bus, child of @parent (or of /machine) named @name.  The tree owns it. */
 Bus *bus_new(const char *type, Device *parent, Machine *machine, const char *name, GError **error);
 
 /* Made by code of ours: a child of @owner (NULL: /machine/unattached), put on @bus.  The caller sets
- * properties and calls device_realize, which also realizes what is on its buses. */
+ * properties and calls device_realize.  @name NULL: "device[N]".  If realizing fails, the device is in
+ * no tree and the caller still has its reference (object_unref). */
 Device *device_new(Machine *machine, const char *type, GError **error);
 bool device_realize(Device *dev, Object *owner, const char *name, Bus *bus, GError **error);
-/* Unrealizes it, takes it off its bus and out of the tree, drops the caller's reference. */
+/* Deletes what is on its buses and its own child devices, unrealizes it, takes it off its bus and
+ * out of the tree, and drops the reference that device_new or device_create gave. */
 void device_delete(Device *dev);
 
-/* -device / device_add: "driver", "id", "bus" and properties. Emits no event. */
+/* -device / device_add: "driver", "id", "bus" and properties.  Emits no event.  /machine owns the
+ * device (device_delete, machine_delete). */
 Device *device_create(Machine *machine, json_object *options, bool hotplug, GError **error);
 /* device_del: the unplug of a device.  GenericError if its bus cannot. */
 bool device_unplug(Machine *machine, const char *id, GError **error);

@@ -44,8 +44,8 @@ struct Machine {
     Region memory_root, io_root;            /* containers the board maps into */
     SmpTopology smp;
     uint64_t ram_size;
-    RamBlock *ram;
-    Object *ram_backend;
+    RamBlock *ram;                          /* ram_backend's; set before ops->build */
+    Object *ram_backend;                    /* -machine memory-backend=, or made by machine_build */
     char *kernel, *initrd, *append, *firmware, *dtb;   /* -kernel … */
     char *boot_order;                       /* -boot */
     uint8_t uuid[16];
@@ -56,7 +56,12 @@ struct Machine {
     Bus *main_bus;                          /* pcie.0, or NULL */
     Bus *isa_bus;
     IrqLine gsi[24];
+    bool made_ram;                          /* ram_backend is the machine's own */
     bool ready;                             /* built: what is added now is hotplugged */
+    GArray *run_hooks;                      /* of RunHook (machine.c) */
+    bool clock_running;
+    int64_t clock_ns;                       /* machine_clock_ns when it stood still; else its offset */
+    unsigned anon_count, unattached_count;  /* next N of device[N] */
 };
 
 /* Type.ops of a machine type. */
@@ -74,10 +79,14 @@ typedef struct MachineOps {
 #define MACHINE(ptr) ((Machine *)(ptr))
 Machine *machine_of(const Object *obj);     /* the machine of the tree that holds it */
 
+/* The machine type of that name or alias.  NULL, with an error naming the nearest. */
+const Type *machine_type_find(const char *type_or_alias, GError **error);
+
 /* Makes /machine with its containers under a new root, without building it. */
 Machine *machine_new(Object *root, const char *type_or_alias, VmLock *lock, const MachineEnv *env,
                      IntrController *intr, GError **error);
-bool machine_build(Machine *m, GError **error);      /* calls ops->build */
+/* Takes the RAM (of @ops->default_ram_id, or -machine memory-backend=) and calls ops->build. */
+bool machine_build(Machine *m, GError **error);
 bool machine_done(Machine *m, GError **error);       /* ops->done; then m->ready */
 void machine_reset(Machine *m);                      /* devices, board, env->reset_cpus */
 void machine_delete(Machine *m);                     /* unrealizes everything; drops the tree */

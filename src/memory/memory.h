@@ -27,6 +27,8 @@ typedef enum MemResult { MEM_OK, MEM_ERROR, MEM_UNMAPPED } MemResult;
  * Callbacks of an I/O region.  They get an offset in the region and a size of 1, 2, 4 or 8, and run
  * under the VM lock.  @guest: the sizes a guest may use; others read as ones, are dropped on write
  * and logged.  @device: the sizes the callbacks are called with: the core splits and widens between.
+ * A write narrower than device.min becomes a read of the whole unit and a write of it with the
+ * guest's bytes replaced, so such registers must bear being read.
  * Zero means min 1, max 4 (guest max 8).  Values are little-endian numbers.
  */
 typedef struct IoOps {
@@ -57,6 +59,7 @@ struct Region {
     GArray *ioeventfds;
     unsigned dirty_log;                     /* mask of DirtyClient */
     bool coalesced;                         /* writes may be batched by the accelerator */
+    GPtrArray *spaces;                      /* of AddressSpace: those whose view this tree's top gave */
 };
 
 /* Regions live inside their devices. */
@@ -69,7 +72,8 @@ void region_init_rom(Region *r, Object *owner, const char *name, RamBlock *block
                      uint64_t size);        /* guest writes are dropped */
 void region_init_alias(Region *r, Object *owner, const char *name, Region *target,
                        uint64_t offset, uint64_t size);
-void region_destroy(Region *r);             /* unmaps it first; zeroed memory is fine */
+/* Unmaps it first; zeroed memory is fine.  Aliases of it must be gone. */
+void region_destroy(Region *r);
 
 /* Mapping.  A higher priority hides a lower one; equal: the one added last. */
 void region_add(Region *container, uint64_t offset, Region *r);
