@@ -34,7 +34,7 @@ void co_fn co_sleep_ns(int64_t ns);
 typedef struct CoMutex {
     GMutex guard;                      /* held for a few instructions only */
     bool locked;
-    GQueue waiters;                    /* of Coroutine */
+    GQueue waiters;                    /* in order of arrival */
     Coroutine *holder;
 } CoMutex;
 void co_mutex_init(CoMutex *mutex);
@@ -52,5 +52,6 @@ bool co_queue_wake_one(CoQueue *queue);   /* false: nobody waited */
 void co_queue_wake_all(CoQueue *queue);
 
 /* A blocking call, done by a worker thread of a process-wide pool; yields until it returns.
- * Returns fn's value.  The pool has at most @co_worker_max threads, made when needed. */
+ * Returns fn's value.  The pool has at most CO_WORKER_MAX threads, made when needed. */
+enum { CO_WORKER_MAX = 64 };
 int co_fn co_worker_call(int (*fn)(void *arg), void *arg);

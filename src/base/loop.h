@@ -93,3 +93,5 @@ struct LoopCqe {
 bool loop_uring_ok(Loop *loop, GError **error);
 struct io_uring_sqe *loop_uring_sqe(Loop *loop, LoopCqe *cqe);
 void loop_uring_flush(Loop *loop);
+/* Submits early when @max entries wait (aio-max-batch); 0: only a full queue does. */
+void loop_set_batch(Loop *loop, unsigned max);
