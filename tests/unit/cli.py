@@ -1,0 +1,208 @@
+#!/usr/bin/env python3
+"""The command line as an admin meets it: help, lists, and the errors for what is mistyped.
+
+usage: cli.py VIREO
+"""
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import unittest
+
+VIREO = None
+
+
+def run(*args, timeout=60):
+    return subprocess.run([VIREO, *args], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                          timeout=timeout)
+
+
+class Errors(unittest.TestCase):
+    """One line naming the option, why, the nearest right word; status 1; nothing started."""
+
+    CASES = [
+        # arguments, what the line must hold, what the hint must hold
+        (["-devcie", "x"], "-devcie", "-device"),
+        (["--machin", "q35"], "-machin", "-machine"),
+        (["-device"], "-device: its value is missing", "driver="),
+        (["disk.img"], "disk.img", "-drive file=disk.img"),
+        (["-machine", "q36"], "q36", "q35"),
+        (["-machine", "q35,hpt=off"], "hpt", "hpet"),
+        (["-machine", "q35,accel=tcg"], "only accelerator is kvm", ""),
+        (["-smp", "cpus=2,sokets=1"], "sokets", "sockets"),
+        (["-smp", "0"], "cpus must be 1 to 1024", ""),
+        (["-smp", "two"], "two", ""),
+        (["-smp", "4,sockets=3,cores=1,threads=1"], "sockets", ""),
+        (["-m", "12Q"], "12Q", ""),
+        (["-m", "0"], "needs memory", ""),
+        (["-m", "512,slots=2,maxmem=1G"], "slots", ""),
+        (["-cpu", "hosst"], "hosst", "host"),
+        (["-device", "virtio-blk-pic"], "virtio-blk-pic", "virtio-blk-pci"),
+        (["-device", "virtio-blk-pci,drvie=x"], "drvie", "drive"),
+        (["-device", "virtio-blk-pci,drive=nosuch"], "nosuch", ""),
+        (["-device", "virtio-blk-pci"], "drive", ""),
+        (["-device", '{"driver":"virtio-rng-pci"'], "JSON", ""),
+        (["-device", "virtio-rng-pci,bus=pcie.9"], "pcie.9", ""),
+        (["-device", "virtio-rng-pci,addr=99"], "99", ""),
+        (["-object", "memory-backend-rma,id=a,size=1M"], "memory-backend-rma", "memory-backend-ram"),
+        (["-object", "iothread"], "id", ""),
+        (["-blockdev", "driver=file,filename=/x"], "node-name", ""),
+        (["-blockdev", "driver=fiel,node-name=a,filename=/x"], "fiel", "file"),
+        (["-blockdev", "driver=file,node-name=a,filename=/no/such"], "/no/such", ""),
+        (["-blockdev", "driver=null-co,node-name=a,sizze=1"], "sizze", "size"),
+        (["-drive", "file=/no/such,format=raw"], "/no/such", ""),
+        (["-chardev", "sokcet,id=a,path=/x"], "sokcet", "socket"),
+        (["-chardev", "null"], "id", ""),
+        (["-serial", "chardev:nosuch"], "nosuch", ""),
+        (["-mon", "chardev=nosuch,mode=control"], "nosuch", ""),
+        (["-mon", "chardev=x,mode=controll"], "controll", "control"),
+        (["-kernel", "/no/such"], "/no/such", ""),
+        (["-append", "x"], "-append needs -kernel", ""),
+        (["-uuid", "1-2-3"], "1-2-3", ""),
+        (["-rtc", "base=yesterday"], "yesterday", "localtime"),
+        (["-trace", "nosuch_event"], "nosuch_event", "-trace help"),
+        (["-d", "gest_errors"], "gest_errors", "guest_errors"),
+        (["-action", "reboot=explode"], "explode", ""),
+        (["-add-fd", "fd=999,set=1"], "999", ""),
+        (["-global", "nonsense"], "nonsense", "DRIVER"),
+        (["-display", "gtk"], "none", ""),
+        (["-net", "user"], "none", ""),
+        (["-readconfig", "/no/such"], "/no/such", ""),
+        (["-pidfile", "/no/such/dir/pid", "-machine", "none"], "/no/such/dir/pid", ""),
+    ]
+
+    def test_each(self):
+        for args, line, hint in self.CASES:
+            with self.subTest(args=args):
+                extra = [] if any(a in ("-machine", "--machin") for a in args) else ["-machine", "q35"]
+                got = run(*extra, "-nodefaults", *args)
+                self.assertEqual(got.returncode, 1, got.stderr)
+                self.assertEqual(got.stdout, "")
+                lines = got.stderr.splitlines()
+                self.assertTrue(lines and lines[0].startswith("vireo: "), got.stderr)
+                self.assertIn(line, lines[0])
+                self.assertLessEqual(len(lines), 2, got.stderr)
+                self.assertIn(hint, got.stderr)
+
+    def test_unknown_machine_without_kvm_is_named_first(self):
+        got = run("-machine", "nosuch")
+        self.assertIn("nosuch", got.stderr)
+
+
+class Help(unittest.TestCase):
+    def ok(self, *args):
+        got = run(*args)
+        self.assertEqual((got.returncode, got.stderr), (0, ""), args)
+        return got.stdout
+
+    def test_every_option_is_listed(self):
+        text = self.ok("-help")
+        for name in ("machine", "cpu", "smp", "m", "blockdev", "drive", "device", "object", "chardev",
+                     "serial", "qmp", "mon", "monitor", "kernel", "initrd", "append", "S", "daemonize",
+                     "pidfile", "name", "uuid", "rtc", "boot", "no-reboot", "no-shutdown", "nodefaults",
+                     "no-user-config", "readconfig", "msg", "d", "D", "trace", "version"):
+            self.assertRegex(text, r"(?m)^  -%s( |$)" % re.escape(name))
+        self.assertEqual(text, self.ok("--help"))
+        self.assertEqual(text, self.ok("-h"))
+
+    def test_version(self):
+        self.assertRegex(self.ok("-version"), r"^vireo version \d+\.\d+\.\d+\n$")
+
+    def test_lists(self):
+        self.assertIn("q35", self.ok("-machine", "help"))
+        self.assertIn("virtio-blk-pci", self.ok("-device", "help"))
+        self.assertIn("num-queues", self.ok("-device", "virtio-blk-pci,help"))
+        self.assertIn("qemu64", self.ok("-cpu", "help"))
+        self.assertIn("memory-backend-memfd", self.ok("-object", "help"))
+        self.assertIn("poll-max-ns", self.ok("-object", "iothread,help"))
+        self.assertIn("socket", self.ok("-chardev", "help"))
+        self.assertIn("null-co", self.ok("-blockdev", "help"))
+        self.assertIn("vm_state", self.ok("-trace", "help"))
+        self.assertIn("guest_errors", self.ok("-d", "help"))
+        self.assertIn("hpet", self.ok("-machine", "q35,help"))
+
+    def test_man_page_and_completion(self):
+        self.assertIn(".SH NAME", self.ok("-man-page"))
+        script = self.ok("-completion")
+        got = subprocess.run(["bash", "-c", script + "\nCOMP_WORDS=(vireo -devi) COMP_CWORD=1\n_vireo\n"
+                              'echo "${COMPREPLY[@]}"'], capture_output=True, text=True)
+        self.assertEqual(got.stdout.split(), ["-device"])
+
+
+class Machine(unittest.TestCase):
+    """A machine of type none needs no KVM: the rest of the options can be tried on it."""
+
+    def setUp(self):
+        self.dir = tempfile.TemporaryDirectory()
+        self.addCleanup(self.dir.cleanup)
+        self.qmp = os.path.join(self.dir.name, "qmp")
+
+    def connect(self):
+        s = socket.socket(socket.AF_UNIX)
+        s.connect(self.qmp)
+        f = s.makefile("rw")
+        s.close()
+        self.assertIn("QMP", json.loads(f.readline()))
+        self.ask(f, "qmp_capabilities")
+        return f
+
+    def ask(self, f, command, **arguments):
+        f.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
+        f.flush()
+        while True:
+            answer = json.loads(f.readline())
+            if "event" not in answer:
+                return answer
+
+    def test_daemonize_as_libvirt_probes(self):
+        pidfile = os.path.join(self.dir.name, "pid")
+        got = run("-S", "-no-user-config", "-nodefaults", "-nographic", "-machine",
+                  "none,accel=kvm:tcg", "-qmp", "unix:%s,server=on,wait=off" % self.qmp,
+                  "-pidfile", pidfile, "-daemonize")
+        self.assertEqual((got.returncode, got.stderr), (0, ""))
+        pid = int(open(pidfile).read())
+        f = self.connect()
+        self.assertEqual(self.ask(f, "query-status")["return"]["status"], "prelaunch")
+        os.kill(pid, 15)
+        self.assertIn("SHUTDOWN", f.readline())
+        self.assertEqual(f.readline(), "")
+
+    def test_readconfig_and_names(self):
+        config = os.path.join(self.dir.name, "config")
+        with open(config, "w") as f:
+            f.write('# a machine\n[machine]\n  type = "none"\n[chardev "c0"]\n  backend = "null"\n'
+                    '[name]\n guest = "a, b"\n')
+        vm = subprocess.Popen([VIREO, "-readconfig", config, "-nodefaults", "-S", "-uuid",
+                               "11111111-2222-3333-4444-555555555555",
+                               "-chardev", "socket,id=m,path=%s,server=on,wait=off" % self.qmp,
+                               "-mon", "chardev=m,mode=control"])
+        self.addCleanup(vm.kill)
+        while not os.path.exists(self.qmp) and vm.poll() is None:
+            pass
+        f = self.connect()
+        self.assertEqual(self.ask(f, "query-name")["return"], {"name": "a, b"})
+        self.assertEqual(self.ask(f, "query-uuid")["return"]["UUID"],
+                         "11111111-2222-3333-4444-555555555555")
+        self.assertIn("c0", [c["label"] for c in self.ask(f, "query-chardev")["return"]])
+        self.assertEqual(self.ask(f, "quit")["return"], {})
+        self.assertEqual(vm.wait(30), 0)
+
+    def test_readconfig_errors_name_the_line(self):
+        config = os.path.join(self.dir.name, "config")
+        for text, line, word in (("[machine\n", 1, "]"), ("a = \"b\"\n", 1, "section"),
+                                 ("[machine]\n\ntype = q35\n", 3, "quotes"),
+                                 ("[nosuch]\n", 1, "nosuch")):
+            with open(config, "w") as f:
+                f.write(text)
+            got = run("-readconfig", config)
+            self.assertEqual(got.returncode, 1)
+            self.assertIn("config:%d: " % line, got.stderr)
+            self.assertIn(word, got.stderr)
+
+
+if __name__ == "__main__":
+    VIREO = os.path.abspath(sys.argv.pop(1))
+    unittest.main(verbosity=1)
