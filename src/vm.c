@@ -30,23 +30,9 @@ const char *const panic_action_words[] = { "pause", "shutdown", "exit-failure", 
 const char *const watchdog_action_words[] = { "reset", "shutdown", "poweroff", "pause",
                                               "debug", "none",     "inject-nmi", NULL };
 
-/* The root of the object tree leads back to its VM. */
-typedef struct VmRoot {
-    Object obj;
-    Vm *vm;
-} VmRoot;
-static const Type vm_root_type = {
-    .name = "vm-root",
-    .help = "root of a virtual machine's objects",
-    .size = sizeof(VmRoot),
-};
-TYPE_REGISTER(vm_root_type)
-
 Vm *vm_of(const Object *any)
 {
-    Object *root = object_root(any);
-
-    return root->type == &vm_root_type ? ((VmRoot *)root)->vm : NULL;
+    return object_root_owner(any);
 }
 
 bool vm_running(const Vm *vm)
@@ -278,8 +264,8 @@ Vm *vm_new(GError **error)
     vm_lock_init(&vm->lock);
     vm_lock(&vm->lock);
     loop_set_vm_lock(loop_main(), &vm->lock);
-    vm->root = object_new(&vm_root_type);
-    ((VmRoot *)vm->root)->vm = vm;
+    vm->root = object_new(type_find("container"));
+    object_set_root_owner(vm->root, vm);
     vm->state = RUN_STATE_PRELAUNCH;
     vm->actions.panic = PANIC_SHUTDOWN;
     vm->machine_env = (MachineEnv){

@@ -6,4 +6,5 @@
 typedef struct Container {
     Object obj;
     GArray *event_sinks;                   /* of SinkEntry (event.c); NULL: none */
+    void *owner;                           /* object_set_root_owner */
 } Container;

@@ -427,6 +427,19 @@ static const Type object_type = {
 };
 TYPE_REGISTER(object_type)
 
+void object_set_root_owner(Object *root, void *owner)
+{
+    g_return_if_fail(object_is_a(root, "container"));
+    ((Container *)root)->owner = owner;
+}
+
+void *object_root_owner(const Object *any)
+{
+    Object *root = object_root(any);
+
+    return object_is_a(root, "container") ? ((Container *)root)->owner : NULL;
+}
+
 static void container_finalize(Object *obj)
 {
     g_clear_pointer(&((Container *)obj)->event_sinks, g_array_unref);

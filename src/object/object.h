@@ -34,6 +34,9 @@ Object *object_child(const Object *parent, const char *name);
 /* The container child of that name, made if it is not there. */
 Object *object_container(Object *parent, const char *name);
 Object *object_root(const Object *obj);
+/* What the tree stands for (a Vm).  The root is a "container"; NULL: nothing was set. */
+void object_set_root_owner(Object *root, void *owner);
+void *object_root_owner(const Object *any);
 char *object_path(const Object *obj);      /* "/machine/peripheral/disk0"; g_free */
 /* An absolute path, or a partial one (an id) that is unique in the tree.  NULL: none. */
 Object *object_resolve(const Object *any, const char *path);
