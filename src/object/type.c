@@ -69,6 +69,15 @@ const char *type_bus(const Type *type)
     return NULL;
 }
 
+const char *type_category(const Type *type)
+{
+    for (; type; type = type_parent(type)) {
+        if (type->category)
+            return type->category;
+    }
+    return "Misc";
+}
+
 static int compare_names(const void *a, const void *b)
 {
     return strcmp((*(const Type *const *)a)->name, (*(const Type *const *)b)->name);

@@ -37,6 +37,8 @@ struct Type {
 
     const void *ops;                       /* what the base class asks of it: PciDeviceOps, … ;
                                               NULL: the parent's */
+    const char *category;                   /* for listings: "Storage", "Network", …; NULL: the
+                                              parent's, in the end "Misc" */
     const char *bus_type;                  /* devices: type of bus it plugs into; NULL: the parent's */
 };
 
@@ -53,6 +55,7 @@ bool type_is_a(const Type *type, const char *ancestor);     /* true for itself, 
 size_t type_size(const Type *type);
 const void *type_ops(const Type *type);                     /* nearest up the chain */
 const char *type_bus(const Type *type);
+const char *type_category(const Type *type);
 /* Calls fn for each type that is_a @ancestor (NULL: all), sorted by name. */
 void type_foreach(const char *ancestor, void (*fn)(const Type *type, void *opaque), void *opaque);
 /* Calls fn for each property, children first, each name once. */
