@@ -83,8 +83,6 @@ static bool pci_bus_attach(Bus *b, Device *d, GError **error)
     PciBus *bus = PCI_BUS(b);
     PciDevice *dev = PCI_DEVICE(d);
 
-    if (d->hotplugged)
-        return fail(error, ERR_UNSUPPORTED, "bus '%s' does not support hotplugging", b->obj.name);
     if (dev->devfn < 0 && !choose_slot(bus, dev, error))
         return false;
 

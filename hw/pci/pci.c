@@ -212,6 +212,8 @@ uint32_t pci_config_read(PciDevice *dev, unsigned offset, unsigned size)
 
     if (offset > pci_config_size(dev) - size)
         return UINT32_MAX >> (32 - 8 * size);
+    if (pci_ops(dev)->config_reading)
+        pci_ops(dev)->config_reading(dev, offset, size);
     for (unsigned i = 0; i < size; i++)
         value |= (uint32_t)dev->config[offset + i] << (8 * i);
     TRACE(pci_config_read, "%s +0x%x/%u = 0x%x", dev->dev.obj.name, offset, size, value);

@@ -23,7 +23,9 @@ typedef struct PciDeviceOps {
     bool bridge;                            /* header type 1 */
     bool express;                           /* has the PCI Express capability and 4 KiB of config space */
     bool no_hotplug;
-    /* After the generic read / around the generic write; NULL: nothing more. */
+    /* Before the generic read (the device brings config up to date) and after the generic write;
+     * NULL: nothing more. */
+    void (*config_reading)(PciDevice *dev, unsigned offset, unsigned size);
     void (*config_written)(PciDevice *dev, unsigned offset, unsigned size);
 } PciDeviceOps;
 

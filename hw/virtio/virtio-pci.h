@@ -17,8 +17,15 @@ typedef struct VirtioPciInfo {
     unsigned (*vectors)(VirtioDevice *vdev);/* default number of MSI-X vectors; NULL: queues + 1 */
 } VirtioPciInfo;
 
+void virtio_pci_config_reading(PciDevice *dev, unsigned offset, unsigned size);
+void virtio_pci_config_written(PciDevice *dev, unsigned offset, unsigned size);
+
 #define VIRTIO_PCI_REGISTER(var, name_, help_, ...)                                                \
-    static const VirtioPciInfo var##_info = { __VA_ARGS__ };                                       \
+    static const VirtioPciInfo var##_info = {                                                      \
+        .pci = { .express = true, .config_reading = virtio_pci_config_reading,                     \
+                 .config_written = virtio_pci_config_written },                                    \
+        __VA_ARGS__                                                                                \
+    };                                       \
     static const Type var = { .name = (name_), .parent = "virtio-pci", .help = (help_),            \
                               .user_creatable = true, .ops = &var##_info };                        \
     TYPE_REGISTER(var)
