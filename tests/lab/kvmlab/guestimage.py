@@ -11,7 +11,7 @@ from .kernels import LabError, cache_dir, lock
 FILES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "guest")
 
 # The rest is built into Debian's kernels.  evdev and button bring the power button to acpid.
-DRIVERS = ["virtio_pci", "virtio_blk", "virtio_rng", "ext4", "button", "evdev"]
+DRIVERS = ["virtio_pci", "virtio_blk", "virtio_rng", "crc32c_generic", "ext4", "button", "evdev"]
 DISK_MIB = 64
 
 

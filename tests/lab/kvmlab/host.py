@@ -32,8 +32,14 @@ CPU = ("EPYC,+svm,+npt,-rdseed,-sha-ni,-fxsr-opt,-misalignsse,-3dnowprefetch,-os
        "-xsavec")
 APPEND = "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on tsc=reliable"
 
+# Rarely the emulation of nested SVM hangs the whole host; its sign of life comes every 5 s.
+SILENCE = 90
+
 TIMED_OUT = 124
 LAB_FAILED = 125
+
+
+OUT_OF_TIME = "out of time"
 
 
 class Host:
@@ -80,12 +86,12 @@ class Host:
             print("kvm-lab: %s; the end of the host's console:" % why, file=sys.stderr)
             with open(self.console, errors="replace") as file:
                 print(file.read()[-3000:], file=sys.stderr)
-            return TIMED_OUT if "time" in why else LAB_FAILED
+            return TIMED_OUT if why == OUT_OF_TIME else LAB_FAILED
 
     def _initramfs(self, kernel):
         modules = kernel.module_files(INITRAMFS_MODULES)
         archive = Archive()
-        for name in ("bin", "modules", "proc", "sys", "dev"):
+        for name in ("bin", "modules", "proc", "sys", "dev", "root"):
             archive.directory(name)
         busybox = shutil.which("busybox")
         if not busybox:
@@ -125,8 +131,9 @@ class Host:
                      % (tag, path, option), "-device", "virtio-9p-pci,fsdev=%s,mount_tag=%s" % (tag, tag)]
         if self.scratch:
             disk = work + "/scratch"
-            subprocess.run(["/sbin/mke2fs", "-q", "-t", "ext4", "-E", "lazy_itable_init=1,nodiscard",
-                            disk, self.scratch], check=True)
+            subprocess.run(["truncate", "-s", self.scratch, disk], check=True)
+            subprocess.run(["/sbin/mke2fs", "-q", "-t", "ext4", "-E", "lazy_itable_init=1,nodiscard", disk],
+                           check=True)
             line += ["-drive", "if=none,id=scratch,format=raw,cache=unsafe,discard=unmap,file=" + disk,
                      "-device", "virtio-blk-pci,drive=scratch"]
         names = ("control", "out", "err", "in")[:4 if self.interactive else 3]
@@ -149,6 +156,7 @@ class Host:
     def _converse(self, machine, limit):
         """Pass on output until the command has ended -> None, or why it did not come to that."""
         words = b""
+        heard = time.monotonic()
         while self.status is None or not all(stream.ended for stream in self.streams):
             gone = machine.poll() is not None
             wanted = [stream for stream in self.streams if not stream.ended]
@@ -169,6 +177,7 @@ class Host:
                     machine.wait()
                     return "the host ended by itself, its QEMU with status %s" % machine.returncode
                 words += data
+                heard = time.monotonic()
                 while b"\n" in words:
                     word, words = words.split(b"\n", 1)
                     if word == b"ready":
@@ -177,8 +186,10 @@ class Host:
                         self.status = int(word[5:])
             if gone and not readable:
                 return "the host ended by itself, its QEMU with status %s" % machine.returncode
+            if time.monotonic() > heard + SILENCE:
+                return "the host hangs: no word for %d s" % SILENCE
             if time.monotonic() > limit:
-                return "out of time"
+                return OUT_OF_TIME
         return None
 
 

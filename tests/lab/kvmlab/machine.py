@@ -123,9 +123,9 @@ class Machine:
 
     def shell(self, command, timeout=30, check=True):
         """Run a command in the guest's shell -> what it printed."""
-        # the echo of what is typed has quotes in the mark, so only the answer matches
-        self.type(command + "; echo '[status'=$?]\n")
-        found = self.expect(r"\[status'=\$\?\]\n((?:.*\n)*?)\[status=(\d+)\]\n", timeout)
+        # what is typed comes back, wrapped at 80 columns; the quotes let only the answer match
+        self.type("echo '[be''gin]'; %s; echo '[sta''tus='$?]\n" % command)
+        found = self.expect(r"\[begin\]\n((?:.|\n)*?)\[status=(\d+)\]\n", timeout)
         self.expect(re.escape(PROMPT), timeout)
         if check and found.group(2) != "0":
             raise AssertionError("%r in the guest ended with %s:\n%s" % (command, found.group(2), found.group(1)))
