@@ -2,6 +2,25 @@
 #include <string.h>
 #include "hw/core/device-priv.h"
 
+/* -global: a driver may be an abstract base, too. */
+static bool apply_globals(Device *dev, GError **error)
+{
+    GPtrArray *globals = dev->machine->globals;
+
+    for (unsigned i = 0; i < globals->len; i++) {
+        const char *driver = NULL, *property = NULL;
+        json_object *value = NULL;
+
+        options_get_str(globals->pdata[i], "driver", &driver, NULL);
+        options_get_str(globals->pdata[i], "property", &property, NULL);
+        json_object_object_get_ex(globals->pdata[i], "value", &value);
+        if (driver && property && object_is_a(OBJECT(dev), driver) &&
+            !object_set(OBJECT(dev), property, value, error))
+            return error_prefix(error, "global '%s.%s': ", driver, property);
+    }
+    return true;
+}
+
 Device *device_new(Machine *machine, const char *type_name, GError **error)
 {
     Object *obj = object_new_by_name(type_name, error);
@@ -15,6 +34,10 @@ Device *device_new(Machine *machine, const char *type_name, GError **error)
     }
     object_set_context(obj, OBJECT(machine));
     DEVICE(obj)->machine = machine;
+    if (!apply_globals(DEVICE(obj), error)) {
+        object_unref(obj);
+        return NULL;
+    }
     return DEVICE(obj);
 }
 
@@ -192,6 +215,8 @@ Device *device_create(Machine *m, json_object *options, bool hotplug, GError **e
         return NULL;
     }
     dev = device_new(m, driver, error);
+    if (!dev)
+        return NULL;
     dev->id = g_strdup(id);
     dev->hotplugged = hotplug;
     if (set_properties(dev, options, error) && (!hotplug || check_hotplug(bus, dev, error)) &&

@@ -84,6 +84,16 @@ Machine *machine_new(Object *root, const char *type_or_alias, VmLock *lock, cons
     return m;
 }
 
+void machine_add_global(Machine *m, json_object *global)
+{
+    const char *driver = NULL;
+
+    options_get_str(global, "driver", &driver, NULL);
+    if (!driver || !type_find(driver))
+        warn_report("global property: there is no device type '%s'", driver ? driver : "");
+    g_ptr_array_add(m->globals, json_object_get(global));
+}
+
 /* RAM that no -machine memory-backend= gives: a private object of the machine's default name. */
 static bool make_default_ram(Machine *m, const char *id, GError **error)
 {
@@ -255,6 +265,7 @@ static void machine_init(Object *obj)
 {
     Machine *m = MACHINE(obj);
 
+    m->globals = g_ptr_array_new_with_free_func((GDestroyNotify)json_object_put);
     m->run_hooks = g_array_new(FALSE, FALSE, sizeof(RunHook));
     region_init_container(&m->memory_root, obj, "system", UINT64_MAX);
     region_init_container(&m->io_root, obj, "io", 0x10000);
@@ -272,6 +283,7 @@ static void machine_finalize(Object *obj)
     region_destroy(&m->io_root);
     g_clear_pointer(&m->boot_order, g_free);
     g_clear_pointer(&m->cpu_type, g_free);
+    g_clear_pointer(&m->globals, g_ptr_array_unref);
     g_clear_pointer(&m->run_hooks, g_array_unref);
 }
 

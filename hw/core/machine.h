@@ -58,6 +58,7 @@ struct Machine {
     IrqLine gsi[24];
     bool made_ram;                          /* ram_backend is the machine's own */
     bool ready;                             /* built: what is added now is hotplugged */
+    GPtrArray *globals;                     /* of json_object (machine_add_global) */
     GArray *run_hooks;                      /* of RunHook (machine.c) */
     bool clock_running;
     int64_t clock_ns;                       /* machine_clock_ns when it stood still; else its offset */
@@ -85,6 +86,10 @@ const Type *machine_type_find(const char *type_or_alias, GError **error);
 /* Makes /machine with its containers under a new root, without building it. */
 Machine *machine_new(Object *root, const char *type_or_alias, VmLock *lock, const MachineEnv *env,
                      IntrController *intr, GError **error);
+/* -global: {"driver", "property", "value"}: every device made from now on whose type is_a driver gets
+ * the value before its own properties.  Takes a reference. */
+void machine_add_global(Machine *m, json_object *global);
+
 /* Takes the RAM (of @ops->default_ram_id, or -machine memory-backend=) and calls ops->build. */
 bool machine_build(Machine *m, GError **error);
 bool machine_done(Machine *m, GError **error);       /* ops->done; then m->ready */

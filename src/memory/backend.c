@@ -243,8 +243,9 @@ static const Property backend_props[] = {
 };
 
 static const Type backend_type = {
-    .name = "memory-backend", .parent = "object", .help = "what memory backends have in common",
-    .size = sizeof(MemoryBackend), .abstract = true, .props = backend_props,
+    .name = "memory-backend", .parent = "user-object",
+    .help = "what memory backends have in common", .size = sizeof(MemoryBackend), .abstract = true,
+    .props = backend_props,
     .realize = backend_realize, .realize_done = backend_realize_done,
     .unrealize = backend_unrealize,
 };

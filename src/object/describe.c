@@ -188,3 +188,8 @@ char *types_describe(const char *ancestor)
     g_tree_destroy(list.categories);
     return g_string_free(text, FALSE);
 }
+
+char *type_list_devices(void)
+{
+    return types_describe("device");
+}

@@ -15,3 +15,6 @@ char *type_describe(const Type *type);
 /* The user-creatable types below @ancestor (NULL: those that are no devices), grouped by category,
  * one 'name "X", bus Y, desc "Z"' on each line; g_free. */
 char *types_describe(const char *ancestor);
+
+/* -device help: types_describe("device"). */
+char *type_list_devices(void);

@@ -440,6 +440,13 @@ void *object_root_owner(const Object *any)
     return object_is_a(root, "container") ? ((Container *)root)->owner : NULL;
 }
 
+/* What -object and object-add make descends from it. */
+static const Type user_object_type = {
+    .name = "user-object", .parent = "object", .help = "what backends have in common",
+    .abstract = true,
+};
+TYPE_REGISTER(user_object_type)
+
 static void container_finalize(Object *obj)
 {
     g_clear_pointer(&((Container *)obj)->event_sinks, g_array_unref);

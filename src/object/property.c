@@ -41,11 +41,29 @@ bool property_str(const Object *obj, const Property *prop, json_object *value, c
 
 /* ---- bool ---- */
 
+/* The value was refused: says whether its type or its text is to blame. */
+static bool refuse(const Object *obj, const Property *prop, json_object *value, const char *wanted,
+                   GError **error)
+{
+    json_type type = json_object_get_type(value);
+
+    if (type == json_type_string)
+        return property_fail(obj, prop, error, ERR_INVALID_PARAMETER, "'%s' is not %s",
+                             json_object_get_string(value), wanted);
+    return property_fail(obj, prop, error, ERR_WRONG_TYPE, "%s is expected, not %s", wanted,
+                         json_type_to_name(type));
+}
+
+static bool parse_bool(Object *obj, const Property *prop, json_object *value, bool *ret,
+                       GError **error)
+{
+    return value_to_bool(value, "", ret, NULL) ||
+           refuse(obj, prop, value, "'on' or 'off'", error);
+}
+
 static bool set_bool(Object *obj, const Property *prop, json_object *value, GError **error)
 {
-    g_autofree char *what = property_what(obj, prop);
-
-    return value_to_bool(value, what, property_ptr(obj, prop), error);
+    return parse_bool(obj, prop, value, property_ptr(obj, prop), error);
 }
 
 static json_object *get_bool(Object *obj, const Property *prop)
@@ -65,36 +83,36 @@ const PropertyKind prop_bool = { "bool", set_bool, get_bool, NULL, default_bool 
 static bool parse_unsigned(Object *obj, const Property *prop, json_object *value, uint64_t kind_max,
                            bool size, uint64_t *ret, GError **error)
 {
-    g_autofree char *what = property_what(obj, prop);
     bool own_range = prop->min || prop->max;
-    uint64_t min = own_range ? prop->min : 0, max = own_range ? prop->max : kind_max;
-    uint64_t n = 0;
+    uint64_t min = own_range ? prop->min : 0, max = own_range ? prop->max : kind_max, n;
+    int64_t negative;
 
-    if (!(size ? value_to_size(value, what, &n, error) : value_to_u64(value, what, &n, error)))
-        return false;
-    if (n < min || n > max)
-        return fail(error, ERR_INVALID_PARAMETER,
-                    "%s: %" G_GUINT64_FORMAT " is not between %" G_GUINT64_FORMAT
-                    " and %" G_GUINT64_FORMAT, what, n, min, max);
-    *ret = n;
-    return true;
+    if (size ? value_to_size(value, "", &n, NULL) : value_to_u64(value, "", &n, NULL)) {
+        if (n >= min && n <= max) {
+            *ret = n;
+            return true;
+        }
+    } else if (!value_to_i64(value, "", &negative, NULL) || negative >= 0) {
+        return refuse(obj, prop, value, size ? "a size" : "a number", error);
+    }
+    return property_fail(obj, prop, error, ERR_INVALID_PARAMETER,
+                         "%s is not between %" G_GUINT64_FORMAT " and %" G_GUINT64_FORMAT,
+                         json_object_get_string(value), min, max);
 }
 
 static bool parse_signed(Object *obj, const Property *prop, json_object *value, int64_t kind_min,
                          int64_t kind_max, int64_t *ret, GError **error)
 {
-    g_autofree char *what = property_what(obj, prop);
     bool own_range = prop->min || prop->max;
-    int64_t min = own_range ? (int64_t)prop->min : kind_min;
+    int64_t min = own_range ? (int64_t)prop->min : kind_min, n;
     int64_t max = own_range ? (int64_t)prop->max : kind_max;
-    int64_t n = 0;
 
-    if (!value_to_i64(value, what, &n, error))
-        return false;
+    if (!value_to_i64(value, "", &n, NULL))
+        return refuse(obj, prop, value, "a number", error);
     if (n < min || n > max)
-        return fail(error, ERR_INVALID_PARAMETER,
-                    "%s: %" G_GINT64_FORMAT " is not between %" G_GINT64_FORMAT
-                    " and %" G_GINT64_FORMAT, what, n, min, max);
+        return property_fail(obj, prop, error, ERR_INVALID_PARAMETER,
+                             "%s is not between %" G_GINT64_FORMAT " and %" G_GINT64_FORMAT,
+                             json_object_get_string(value), min, max);
     *ret = n;
     return true;
 }
@@ -154,11 +172,10 @@ SIGNED_KIND(i64, "int64", int64_t, INT64_MIN, INT64_MAX);
 #define BIT_KIND(kind, T)                                                                          \
     static bool set_##kind(Object *obj, const Property *prop, json_object *value, GError **error)  \
     {                                                                                              \
-        g_autofree char *what = property_what(obj, prop);                                          \
         T *word = property_ptr(obj, prop), mask = (T)1 << prop->bit;                               \
         bool on = false;                                                                           \
                                                                                                    \
-        if (!value_to_bool(value, what, &on, error))                                               \
+        if (!parse_bool(obj, prop, value, &on, error))                                             \
             return false;                                                                          \
         *word = on ? *word | mask : *word & ~mask;                                                 \
         return true;                                                                               \
@@ -346,21 +363,24 @@ static bool parse_hex_bytes(const char *text, uint8_t *bytes, unsigned n, const 
     return !*text;
 }
 
-static bool set_uuid(Object *obj, const Property *prop, json_object *value, GError **error)
+bool parse_uuid(const char *text, uint8_t uuid[16], GError **error)
 {
     static const uint8_t dashes[16] = { [3] = '-', [5] = '-', [7] = '-', [9] = '-' };
-    g_autofree char *made = NULL;
+    g_autofree char *made = !strcmp(text, "auto") ? g_uuid_string_random() : NULL;
     uint8_t bytes[16];
+
+    if (!parse_hex_bytes(made ? made : text, bytes, sizeof(bytes), dashes))
+        return fail(error, ERR_INVALID_PARAMETER, "'%s' is not a UUID", text);
+    memcpy(uuid, bytes, sizeof(bytes));
+    return true;
+}
+
+static bool set_uuid(Object *obj, const Property *prop, json_object *value, GError **error)
+{
     const char *text;
 
-    if (!property_str(obj, prop, value, &text, error))
-        return false;
-    if (!strcmp(text, "auto"))
-        text = made = g_uuid_string_random();
-    if (!parse_hex_bytes(text, bytes, sizeof(bytes), dashes))
-        return property_fail(obj, prop, error, ERR_INVALID_PARAMETER, "'%s' is not a UUID", text);
-    memcpy(property_ptr(obj, prop), bytes, sizeof(bytes));
-    return true;
+    return property_str(obj, prop, value, &text, error) &&
+           parse_uuid(text, property_ptr(obj, prop), error);
 }
 
 static json_object *get_uuid(Object *obj, const Property *prop)

@@ -97,6 +97,9 @@ bool property_fail(const Object *obj, const Property *prop, GError **error, Erro
 bool property_str(const Object *obj, const Property *prop, json_object *value, const char **ret,
                   GError **error);
 
+/* "00112233-4455-6677-8899-aabbccddeeff", or "auto" for a random one. */
+bool parse_uuid(const char *text, uint8_t uuid[16], GError **error);
+
 static inline void *property_ptr(Object *obj, const Property *prop)
 {
     return (char *)obj + prop->offset;
