@@ -147,8 +147,10 @@ static bool scan_number(Reader *r, bool *integer)
         r->p++;
     const char *first = r->p;
     skip_digits(r);
-    if (r->p == first || (*first == '0' && r->p - first > 1))
+    if (r->p == first)
         return syntax(r, "ill-formed number");
+    if (*first == '0' && r->p - first > 1)
+        return bad(r, ERR_INVALID_SYNTAX, "number with a leading zero");
     if (r->p < r->end && *r->p == '.') {
         *integer = false;
         const char *fraction = ++r->p;
