@@ -12,6 +12,7 @@
 #pragma once
 #include <sys/uio.h>
 #include "src/base/coroutine.h"
+#include "src/base/options.h"
 #include "src/object/object.h"
 
 typedef struct BlockGraph BlockGraph;      /* type "block-graph", object /block */
@@ -49,6 +50,18 @@ BlockNode *block_node_find(BlockGraph *graph, const char *node_name);
  * *ret_iface gets if= ("none", "virtio", …) so that the caller can add a device. */
 BlockNode *block_drive_open(BlockGraph *graph, json_object *options, const char **ret_iface,
                             GError **error);
+/* What a -drive said beside its node; NULL: the node is not the top of a drive.  Devices take
+ * from it what their own properties leave open. */
+typedef struct BlockDrive {
+    const char *id;                        /* "disk0", or made up: "virtio0" */
+    const char *iface;                     /* if= */
+    const char *serial;                    /* NULL: none */
+    bool is_cdrom;
+    int index, bus, unit;                  /* -1: not given */
+    int on_read_error, on_write_error;     /* BlockOnError; -1: not given */
+} BlockDrive;
+const BlockDrive *block_node_drive(const BlockNode *node);
+BlockNode *block_drive_find(BlockGraph *graph, const char *id);
 void block_graph_foreach(BlockGraph *graph, void (*fn)(BlockNode *node, void *opaque), void *opaque);
 
 const char *block_node_name(const BlockNode *node);
@@ -60,6 +73,13 @@ json_object *block_node_describe(BlockNode *node);       /* QMP BlockDeviceInfo 
 json_object *block_node_options(const BlockNode *node);  /* as opened; borrowed */
 /* ImageInfo: virtual-size, actual-size, format, filename, … */
 json_object *block_node_image_info(BlockNode *node, GError **error);
+/* block_resize: refused if a user does not share BLOCK_PERM_RESIZE or the driver cannot.  Waits. */
+bool block_node_resize(BlockNode *node, uint64_t bytes, GError **error);
+
+/* The whole answers of query-block, query-blockstats and query-named-block-nodes. */
+json_object *block_query_block(BlockGraph *graph);
+json_object *block_query_blockstats(BlockGraph *graph, bool query_nodes);
+json_object *block_query_named_nodes(BlockGraph *graph);
 
 /* A property kind: the member is a BlockNode *, set by node name or -drive id ("drive"). */
 extern const PropertyKind prop_block_node;
@@ -113,7 +133,29 @@ const char *block_user_name(const BlockUser *user);
 void block_user_set_device(BlockUser *user, Object *device);   /* qdev: its path */
 Object *block_user_device(const BlockUser *user);
 
+/* Off: every write is on stable storage when it completes (cache=writethrough).  The default is
+ * what the node says; a guest that turns its write cache off calls this, in any thread. */
+void block_user_set_write_cache(BlockUser *user, bool on);
+bool block_user_write_cache(const BlockUser *user);
+
 /* What to do when a request fails (werror=, rerror=). */
 typedef enum BlockOnError { BLOCK_ON_ERROR_REPORT, BLOCK_ON_ERROR_IGNORE, BLOCK_ON_ERROR_ENOSPC,
                             BLOCK_ON_ERROR_STOP } BlockOnError;
 extern const char *const block_on_error_words[];         /* "report", "ignore", "enospc", "stop" */
+/* A device's own rerror=/werror= (-1: as the drive says; without one: report, enospc).  rerror=enospc
+ * is refused.  Main thread, before I/O. */
+bool block_user_set_on_error(BlockUser *user, int on_read_error, int on_write_error,
+                             GError **error);
+typedef enum BlockErrorAction { BLOCK_ERROR_REPORT, BLOCK_ERROR_IGNORE,
+                                BLOCK_ERROR_STOP } BlockErrorAction;
+/* Decides for a failed request (@err: positive errno), keeps query-block's io-status, and emits
+ * BLOCK_IO_ERROR.  On STOP the device keeps the request, asks its machine to stop (MACHINE_STOP), and
+ * issues it again when the machine runs.  Any thread. */
+BlockErrorAction block_user_error_action(BlockUser *user, bool is_read, int err);
+void block_user_reset_io_status(BlockUser *user);        /* on cont, and device reset */
+
+/* logical_block_size, physical_block_size: what a device shows when its properties leave them 0. */
+typedef struct BlockSizes {
+    uint32_t logical, physical;            /* bytes; powers of two */
+} BlockSizes;
+BlockSizes block_node_probe_sizes(const BlockNode *node);

@@ -10,6 +10,11 @@ typedef struct BlockDriver {
     size_t size;                           /* of the driver's own state, zeroed */
     const char *const *options;            /* members it takes beside the common ones; NULL-ended */
     bool is_protocol;                      /* bottom of the graph: no child node of its own */
+    bool is_filter;                        /* shows its file child's data; the child does the alignment,
+                                              bouncing and splitting of requests */
+    bool grows;                            /* a write past the end makes the node longer */
+    unsigned write_flags;                  /* BlockReqFlags that co_write honours; the core flushes
+                                              after a write for a BLOCK_FUA that is not among them */
     /* Opens with @options, from which it takes (options_take) what it knows.  Main thread; may wait
      * (co_run_sync for its own I/O).  Children: block_node_open_child. */
     bool (*open)(BlockNode *node, json_object *options, GError **error);
@@ -30,7 +35,14 @@ typedef struct BlockDriver {
                         unsigned *ret_flags, uint64_t *ret_host_offset);
     int co_fn (*co_resize)(BlockNode *node, uint64_t bytes, GError **error);
     bool (*set_perm)(BlockNode *node, unsigned perm, unsigned shared, GError **error); /* image locks */
+    /* What the child @key is asked for when @node's users ask for *perm and *shared; adjusts them.
+     * Absent: the same. */
+    void (*child_perm)(BlockNode *node, const char *key, unsigned *perm, unsigned *shared);
     int64_t (*allocated_size)(BlockNode *node);             /* bytes on the host; absent: unknown */
+    void (*image_info)(BlockNode *node, json_object *info); /* adds members to ImageInfo */
+    void (*describe)(BlockNode *node, json_object *info);   /* adds members to BlockDeviceInfo */
+    json_object *(*stats)(BlockNode *node);                 /* BlockStats' driver-specific */
+    void (*probe_sizes)(const BlockNode *node, BlockSizes *sizes);   /* absent: as the file child */
 } BlockDriver;
 
 void block_driver_register(const BlockDriver *driver);
@@ -44,6 +56,17 @@ void block_driver_foreach(void (*fn)(const BlockDriver *driver, void *opaque), v
 
 void *block_node_state(BlockNode *node);   /* the driver's own */
 BlockGraph *block_node_graph(const BlockNode *node);
+void block_node_set_filename(BlockNode *node, const char *filename);
+/* Something was written since the last flush. */
+bool block_node_is_dirty(BlockNode *node);
+/* In open: the image cannot be written although read-only is off.  False, with an error, unless
+ * auto-read-only allows it; @why: positive errno. */
+bool block_node_demote(BlockNode *node, int why, GError **error);
+/* In open: the node's bytes are its file child's, so that plain reads and writes may skip it. */
+void block_node_set_transparent(BlockNode *node);
+bool block_node_cache_direct(const BlockNode *node);
+bool block_node_no_flush(const BlockNode *node);
+bool block_node_force_share(const BlockNode *node);
 
 /* A child given by @options' member @key: a node name, or options of a node to open.  The child
  * is held with the permissions that @node's own users need. */
@@ -59,5 +82,11 @@ int co_fn block_node_co_write(BlockNode *node, uint64_t offset, const struct iov
 int co_fn block_node_co_flush(BlockNode *node);
 int co_fn block_node_co_zero(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags);
 int co_fn block_node_co_discard(BlockNode *node, uint64_t offset, uint64_t bytes);
+int co_fn block_node_co_resize(BlockNode *node, uint64_t bytes, GError **error);
+
+/* Block status: what *ret_bytes from @offset on (1 … bytes) are. */
+enum { BLOCK_MAP_DATA = 1, BLOCK_MAP_ZERO = 2, BLOCK_MAP_OFFSET_VALID = 4, BLOCK_MAP_ALLOCATED = 8 };
+int co_fn block_node_co_map(BlockNode *node, uint64_t offset, uint64_t bytes, uint64_t *ret_bytes,
+                            unsigned *ret_flags, uint64_t *ret_host_offset);
 
 /* AIO engines: async reads and writes on a descriptor, in the current loop.  block/aio.h. */

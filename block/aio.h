@@ -1,0 +1,42 @@
+/*
+ * AIO engines: asynchronous I/O on a descriptor, in the calling coroutine's loop.
+ *
+ *   io_uring  entries go into the loop's own ring and are submitted once a turn of the loop
+ *   native    Linux AIO; submitted once a turn of the loop, completed by an eventfd; needs O_DIRECT
+ *   threads   each request is a system call of a worker thread; works everywhere
+ *
+ * An engine has no state in the node, so a node works from any number of loops at once.
+ */
+#pragma once
+#include <sys/uio.h>
+#include "src/base/coroutine.h"
+#include "src/base/error.h"
+
+typedef enum AioKind { AIO_THREADS, AIO_NATIVE, AIO_URING } AioKind;
+extern const char *const aio_words[];      /* "threads", "native", "io_uring" */
+
+typedef struct AioFile {
+    int fd;
+    AioKind kind;
+    unsigned max_batch;                    /* submit at the latest when so many wait; 0: a default */
+} AioFile;
+
+/* Whether this host has the engine.  Main thread. */
+bool aio_available(AioKind kind, GError **error);
+
+/* One system call's worth: bytes done, or -errno.  @rw_flags: RWF_DSYNC. */
+typedef struct AioEngine {
+    int64_t co_fn (*co_rw)(const AioFile *file, bool write, uint64_t offset,
+                           const struct iovec *iov, int iovcnt, int rw_flags);
+    int co_fn (*co_fdatasync)(const AioFile *file);
+    int co_fn (*co_fallocate)(const AioFile *file, int mode, uint64_t offset, uint64_t bytes);
+} AioEngine;
+extern const AioEngine aio_threads, aio_native, aio_uring;
+
+/* The whole request: short transfers are continued; a read past the end gives zeroes.  0, -errno. */
+int co_fn aio_co_read(const AioFile *file, uint64_t offset, const struct iovec *iov, int iovcnt,
+                      uint64_t bytes);
+int co_fn aio_co_write(const AioFile *file, uint64_t offset, const struct iovec *iov, int iovcnt,
+                       uint64_t bytes, bool dsync);
+int co_fn aio_co_fdatasync(const AioFile *file);
+int co_fn aio_co_fallocate(const AioFile *file, int mode, uint64_t offset, uint64_t bytes);

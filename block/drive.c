@@ -1,0 +1,466 @@
+/*
+ * -drive: the older, shorter way to say what -blockdev says, and a little of the device as well.
+ * Its options become the options of a format node on a protocol node; the result has a name (id=)
+ * by which -device drive= finds it.
+ */
+#include "block/node.h"
+#include "block/probe.h"
+#include "src/base/util.h"
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static const char *const iface_words[] = { "none", "ide", "scsi", "floppy", "pflash", "mtd", "sd",
+                                           "virtio", "xen", NULL };
+static const char *const media_words[] = { "disk", "cdrom", NULL };
+static const char *const cache_words[] = { "none", "off", "writeback", "writethrough",
+                                           "directsync", "unsafe", NULL };
+enum { CACHE_NONE, CACHE_OFF, CACHE_WRITEBACK, CACHE_WRITETHROUGH, CACHE_DIRECTSYNC, CACHE_UNSAFE };
+
+/* What is not in this build, and what would be needed for it. */
+static const struct {
+    const char *option, *needs;
+} refused[] = {
+    { "snapshot", "the format qcow2" },
+    { "copy-on-read", "the driver copy-on-read" },
+    { "throttling", "the driver throttle" },
+    { "bps", "the driver throttle" },
+    { "iops", "the driver throttle" },
+    { "group", "the driver throttle" },
+};
+
+typedef struct DriveOptions {
+    const char *id, *iface, *media, *format, *serial, *filename;
+    json_object *file;                     /* file= as an object; NULL: a name */
+    int64_t index, bus, unit;
+    bool writeback, direct, no_flush, read_only;
+    int on_error[2];                       /* [is_read]; -1: not given */
+} DriveOptions;
+
+/* Parsing. */
+
+static bool is_off(json_object *value)
+{
+    bool on = true;
+
+    return value_to_bool(value, "", &on, NULL) && !on;
+}
+
+static bool refuse_absent(json_object *options, GError **error)
+{
+    for (unsigned i = 0; i < G_N_ELEMENTS(refused); i++) {
+        json_object *value;
+
+        if (!json_object_object_get_ex(options, refused[i].option, &value))
+            continue;
+        if (!is_off(value))
+            return fail(error, ERR_UNSUPPORTED, "-drive option '%s' needs %s, which is not in this "
+                        "build", refused[i].option, refused[i].needs);
+        json_object_object_del(options, refused[i].option);
+    }
+    return true;
+}
+
+static void set_cache_mode(DriveOptions *d, int mode)
+{
+    d->direct = mode == CACHE_NONE || mode == CACHE_OFF || mode == CACHE_DIRECTSYNC;
+    d->writeback = mode != CACHE_WRITETHROUGH && mode != CACHE_DIRECTSYNC;
+    d->no_flush = mode == CACHE_UNSAFE;
+}
+
+/* cache=MODE, or cache.direct=, cache.no-flush=, cache.writeback=. */
+static bool parse_cache(json_object *options, DriveOptions *d, GError **error)
+{
+    static const char *const known[] = { "direct", "no-flush", "writeback", NULL };
+    g_autoptr(json_object) cache = NULL;
+    int mode = CACHE_WRITEBACK;
+
+    d->writeback = true;
+    cache = options_take(options, "cache");
+    if (!cache)
+        return true;
+    if (!json_object_is_type(cache, json_type_object)) {
+        g_autoptr(json_object) words = json_object_new_object();
+
+        json_object_object_add(words, "cache", json_object_get(cache));
+        if (!options_get_enum(words, "cache", cache_words, &mode, error))
+            return false;
+        set_cache_mode(d, mode);
+        return true;
+    }
+    if (!options_get_bool(cache, "direct", &d->direct, error) ||
+        !options_get_bool(cache, "no-flush", &d->no_flush, error) ||
+        !options_get_bool(cache, "writeback", &d->writeback, error))
+        return false;
+    for (unsigned i = 0; known[i]; i++)
+        json_object_object_del(cache, known[i]);
+    return options_check_empty(cache, "'cache'", known, error);
+}
+
+static bool parse_on_error(json_object *options, DriveOptions *d, GError **error)
+{
+    d->on_error[0] = d->on_error[1] = -1;
+    if (!options_get_enum(options, "werror", block_on_error_words, &d->on_error[false], error) ||
+        !options_get_enum(options, "rerror", block_on_error_words, &d->on_error[true], error))
+        return false;
+    if (d->on_error[true] == BLOCK_ON_ERROR_ENOSPC)
+        return fail(error, ERR_INVALID_PARAMETER, "'enospc' is not a valid value for rerror: reading "
+                                                  "takes no space");
+    return true;
+}
+
+static bool parse_place(json_object *options, DriveOptions *d, GError **error)
+{
+    int iface = -1, media = 0;
+
+    d->index = d->bus = d->unit = -1;
+    if (!options_get_enum(options, "if", iface_words, &iface, error) ||
+        !options_get_enum(options, "media", media_words, &media, error) ||
+        !options_get_i64(options, "index", &d->index, error) ||
+        !options_get_i64(options, "bus", &d->bus, error) ||
+        !options_get_i64(options, "unit", &d->unit, error))
+        return false;
+    if (d->index != -1 && (d->bus != -1 || d->unit != -1))
+        return fail(error, ERR_INVALID_PARAMETER, "index cannot be used with bus and unit");
+    if (d->index < -1 || d->bus < -1 || d->unit < -1 || MAX(MAX(d->index, d->bus), d->unit) > 1023)
+        return fail(error, ERR_INVALID_PARAMETER, "index, bus and unit are numbers from 0 to 1023");
+    d->iface = iface < 0 ? NULL : iface_words[iface];
+    d->media = media_words[media];
+    return true;
+}
+
+static bool parse_format(json_object *options, DriveOptions *d, GError **error)
+{
+    const char *driver = NULL;
+
+    if (!options_get_str(options, "format", &d->format, error) ||
+        !options_get_str(options, "driver", &driver, error))
+        return false;
+    if (d->format && driver)
+        return fail(error, ERR_INVALID_PARAMETER, "Cannot specify both 'driver' and 'format'");
+    d->format = d->format ? d->format : driver;
+    return true;
+}
+
+static bool parse_read_only(json_object *options, DriveOptions *d, GError **error)
+{
+    const char *const keys[] = { "readonly", "read-only" };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(keys); i++)
+        if (!options_get_bool(options, keys[i], &d->read_only, error))
+            return false;
+    if (!strcmp(d->media, "cdrom"))
+        d->read_only = true;
+    return true;
+}
+
+static bool parse_file(json_object *options, DriveOptions *d, GError **error)
+{
+    json_object *file;
+
+    if (!json_object_object_get_ex(options, "file", &file)) {
+        fail(error, ERR_MISSING_PARAMETER, "-drive needs file=: a drive without a medium needs a "
+                                           "removable-media device, of which this build has none");
+        return false;
+    }
+    if (json_object_is_type(file, json_type_object))
+        d->file = file;
+    else
+        return options_get_str(options, "file", &d->filename, error);
+    return true;
+}
+
+static bool parse(json_object *options, DriveOptions *d, GError **error)
+{
+    return refuse_absent(options, error) && parse_place(options, d, error) &&
+           parse_format(options, d, error) && parse_read_only(options, d, error) &&
+           parse_cache(options, d, error) && parse_on_error(options, d, error) &&
+           options_get_str(options, "id", &d->id, error) &&
+           options_get_str(options, "serial", &d->serial, error) && parse_file(options, d, error);
+}
+
+/* The protocol node's options. */
+
+static void put_str(json_object *obj, const char *key, const char *value)
+{
+    json_object_object_add(obj, key, json_object_new_string(value));
+}
+
+static void put_bool(json_object *obj, const char *key, bool value)
+{
+    json_object_object_add(obj, key, json_object_new_boolean(value));
+}
+
+static bool is_device(const char *path)
+{
+    struct stat st;
+
+    return stat(path, &st) == 0 && (S_ISBLK(st.st_mode) || S_ISCHR(st.st_mode));
+}
+
+/* "json:{…}", "PROTOCOL:…", or a path. */
+static json_object *options_of_filename(const char *filename, GError **error)
+{
+    size_t scheme = strspn(filename, G_CSET_a_2_z G_CSET_A_2_Z G_CSET_DIGITS "+-.");
+    json_object *options;
+
+    if (g_str_has_prefix(filename, "json:"))
+        return json_parse(filename + 5, strlen(filename + 5), error);
+    if (filename[scheme] == ':' && scheme && strchr(filename, '/') != filename + scheme - 1) {
+        g_autofree char *name = g_strndup(filename, scheme);
+
+        if (strcmp(name, "file")) {
+            fail(error, ERR_UNSUPPORTED, "'%s': the protocol '%s' is not in this build", filename,
+                 name);
+            error_hint(error, "if it is the name of a file, write file:%s or ./%s", filename,
+                       filename);
+            return NULL;
+        }
+        filename += scheme + 1;
+    }
+    options = json_object_new_object();
+    put_str(options, "driver", is_device(filename) ? "host_device" : "file");
+    put_str(options, "filename", filename);
+    return options;
+}
+
+static void move_member(json_object *from, json_object *to, const char *key)
+{
+    json_object *value = options_take(from, key);
+
+    if (value)
+        json_object_object_add(to, key, value);
+}
+
+/* file.driver may be left out when there is a file name. */
+static json_object *protocol_options(const DriveOptions *d, json_object *options, GError **error)
+{
+    json_object *protocol = NULL, *filename;
+
+    if (!d->file) {
+        protocol = options_of_filename(d->filename, error);
+    } else if (json_object_deep_copy(d->file, &protocol, NULL) == 0 &&
+               !json_object_object_get_ex(protocol, "driver", NULL) &&
+               json_object_object_get_ex(protocol, "filename", &filename)) {
+        put_str(protocol, "driver",
+                is_device(json_object_get_string(filename)) ? "host_device" : "file");
+    }
+    if (!protocol)
+        return NULL;
+    if (!json_object_is_type(protocol, json_type_object)) {
+        fail(error, ERR_WRONG_TYPE, "json: needs an object");
+        json_object_put(protocol);
+        return NULL;
+    }
+    move_member(options, protocol, "aio");
+    return protocol;
+}
+
+/* Which format. */
+
+typedef struct ProbeRead {
+    BlockNode *node;
+    struct iovec iov;
+    int ret;
+} ProbeRead;
+
+static void co_fn probe_read(void *opaque)
+{
+    ProbeRead *read = opaque;
+
+    read->ret = block_node_co_read(read->node, 0, &read->iov, 1, read->iov.iov_len);
+}
+
+static const char *guess_format(BlockNode *file, GError **error)
+{
+    uint8_t data[BLOCK_PROBE_SIZE] = { 0 };
+    ProbeRead read = { file, { data, MIN(sizeof(data), (uint64_t)block_node_size(file)) }, 0 };
+    const char *format;
+
+    co_run_sync(probe_read, &read);
+    if (read.ret < 0) {
+        fail_errno(error, -read.ret, "Could not read image '%s' for determining its format",
+                   block_node_filename(file));
+        return NULL;
+    }
+    format = block_probe_format(data, sizeof(data));
+    if (!strcmp(format, "raw") || block_driver_find(format))
+        return format;
+    fail(error, ERR_UNSUPPORTED, "'%s' has the format %s, which is not in this build",
+         block_node_filename(file), format);
+    error_object(error, "%s", block_node_filename(file));
+    error_hint(error, "convert it with qemu-img convert -O raw, or write format=raw to give the "
+                      "guest its bytes as they are");
+    return NULL;
+}
+
+static void warn_of_guess(const char *filename)
+{
+    warn_report("WARNING: Image format was not specified for '%s' and probing guessed raw.\n"
+                "         Automatically detecting the format is dangerous for raw images, write "
+                "operations on block 0 will be restricted.\n"
+                "         Specify the 'raw' format explicitly to remove the restrictions.",
+                filename);
+}
+
+/* The drive itself. */
+
+static const char *iface_name(const DriveOptions *d)
+{
+    return d->iface ? d->iface : "virtio";
+}
+
+BlockNode *block_drive_find(BlockGraph *graph, const char *id)
+{
+    for (unsigned i = 0; i < graph->nodes->len; i++) {
+        BlockNode *node = graph->nodes->pdata[i];
+
+        if (node->drive && !strcmp(node->drive->id, id))
+            return node;
+    }
+    return NULL;
+}
+
+static bool place_is_taken(BlockGraph *graph, const char *iface, int index)
+{
+    for (unsigned i = 0; i < graph->nodes->len; i++) {
+        const BlockDrive *drive = ((BlockNode *)graph->nodes->pdata[i])->drive;
+
+        if (drive && drive->index == index && !strcmp(drive->iface, iface))
+            return true;
+    }
+    return false;
+}
+
+static bool choose_place(BlockGraph *graph, DriveOptions *d, GError **error)
+{
+    const char *iface = iface_name(d);
+
+    if (d->index < 0 && d->unit >= 0)
+        d->index = d->unit;
+    if (d->index >= 0 && strcmp(iface, "none") && place_is_taken(graph, iface, d->index))
+        return fail(error, ERR_EXISTS, "drive with if=%s, index=%d exists", iface, (int)d->index);
+    for (int index = 0; d->index < 0; index++)
+        if (!place_is_taken(graph, iface, index))
+            d->index = index;
+    return true;
+}
+
+static char *choose_id(BlockGraph *graph, const DriveOptions *d, GError **error)
+{
+    if (!d->id)
+        return g_strdup_printf("%s%d", iface_name(d), (int)d->index);
+    if (!block_drive_find(graph, d->id) && !block_node_find(graph, d->id))
+        return g_strdup(d->id);
+    fail(error, ERR_EXISTS, "Duplicate ID '%s' for drive", d->id);
+    error_object(error, "%s", d->id);
+    return NULL;
+}
+
+/* The node's cache options and read-only, which its protocol child inherits. */
+static void put_common(json_object *options, const DriveOptions *d)
+{
+    json_object *cache = json_object_new_object();
+
+    put_bool(cache, "direct", d->direct);
+    put_bool(cache, "no-flush", d->no_flush);
+    json_object_object_add(options, "cache", cache);
+    put_bool(options, "read-only", d->read_only);
+    if (!json_object_object_get_ex(options, "auto-read-only", NULL))
+        put_bool(options, "auto-read-only", true);
+}
+
+/* The format node's options: those of the drive that are not the drive's own. */
+static json_object *format_options(const DriveOptions *d, json_object *parsed, GError **error)
+{
+    static const char *const own[] = { "id", "if", "media", "index", "bus", "unit", "format",
+                                       "driver", "readonly", "read-only", "werror", "rerror",
+                                       "serial", "file", NULL };
+
+    json_object *options = NULL, *protocol;
+
+    json_object_deep_copy(parsed, &options, NULL);
+    protocol = protocol_options(d, options, error);
+    if (!protocol) {
+        json_object_put(options);
+        return NULL;
+    }
+    for (unsigned i = 0; own[i]; i++)
+        json_object_object_del(options, own[i]);
+    put_common(options, d);
+    json_object_object_add(options, "file", protocol);
+    if (d->format)
+        put_str(options, "driver", d->format);
+    return options;
+}
+
+/* Opens the protocol node alone, to look what is in it; then the format on top of it. */
+static BlockNode *open_guessed(BlockGraph *graph, json_object *options, GError **error)
+{
+    g_autoptr(json_object) protocol = options_take(options, "file"), common = NULL;
+    const char *format;
+    BlockNode *file, *node = NULL;
+    BlockNodeConfig above;
+
+    if (json_object_deep_copy(options, &common, NULL) < 0 ||
+        !block_options_common(common, NULL, &above, error))
+        return NULL;
+    file = block_node_open_with(graph, protocol, &above, error);
+    if (!file)
+        return NULL;
+    format = guess_format(file, error);
+    if (format) {
+        put_str(options, "driver", format);
+        put_str(options, "file", file->name);
+        node = block_node_open_with(graph, options, NULL, error);
+    }
+    if (node && !strcmp(format, "raw") && !node->config.read_only) {
+        warn_of_guess(block_node_filename(node));
+        node->restricted = true;
+        node->write_target = node;
+    }
+    block_node_release(file);              /* the format node holds it */
+    return node;
+}
+
+static BlockDrive *drive_new(const DriveOptions *d, char *id)
+{
+    BlockDrive *drive = g_new0(BlockDrive, 1);
+
+    *drive = (BlockDrive){ .id = id, .iface = g_intern_string(iface_name(d)),
+                           .serial = g_strdup(d->serial), .is_cdrom = !strcmp(d->media, "cdrom"),
+                           .index = d->index, .bus = d->bus, .unit = d->unit,
+                           .on_read_error = d->on_error[true],
+                           .on_write_error = d->on_error[false] };
+    return drive;
+}
+
+BlockNode *block_drive_open(BlockGraph *graph, json_object *options, const char **ret_iface,
+                            GError **error)
+{
+    g_autoptr(json_object) parsed = NULL, node_options = NULL;
+    g_autofree char *id = NULL;
+    DriveOptions d = { 0 };                /* its strings are in parsed */
+    BlockNode *node;
+
+    if (json_object_deep_copy(options, &parsed, NULL) < 0) {
+        fail(error, ERR_LIMIT, "the options of a drive are too large");
+        return NULL;
+    }
+    if (!parse(parsed, &d, error) || !choose_place(graph, &d, error))
+        return NULL;
+    id = choose_id(graph, &d, error);
+    node_options = id ? format_options(&d, parsed, error) : NULL;
+    if (!node_options)
+        return NULL;
+    node = d.format ? block_node_open_with(graph, node_options, NULL, error)
+                    : open_guessed(graph, node_options, error);
+    if (!node)
+        return NULL;
+    node->monitor_owned = true;
+    node->write_cache = d.writeback;
+    node->drive = drive_new(&d, g_steal_pointer(&id));
+    if (ret_iface)
+        *ret_iface = d.iface;
+    return node;
+}

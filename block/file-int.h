@@ -1,0 +1,33 @@
+/* The state of the file and host_device drivers, shared by their files. */
+#pragma once
+#include "block/aio.h"
+#include "block/driver.h"
+
+typedef struct FileNode {
+    AioFile aio;                           /* the descriptor and how it is worked */
+    char *aio_fallback;                    /* why the default engine is not used; NULL: it is */
+    bool is_device, is_regular;
+    bool locks;
+    unsigned perm, shared;                 /* as locked */
+    uint32_t request_alignment, buffer_alignment;
+    uint32_t discard_granularity;
+    BlockSizes sizes;                      /* of the device; or of the file's block */
+    bool no_discard, no_punch, no_zero_range;   /* atomic: found to be missing */
+    uint64_t discards_ok, discards_failed, discard_bytes;   /* atomic */
+} FileNode;
+
+/* file-probe.c */
+bool file_probe(FileNode *file, const char *filename, bool direct, GError **error);
+int64_t file_length(int fd);               /* of a regular file or device; -errno */
+
+/* file-io.c: the verbs */
+int co_fn file_co_read(BlockNode *node, uint64_t offset, const struct iovec *iov, int iovcnt,
+                       uint64_t bytes);
+int co_fn file_co_write(BlockNode *node, uint64_t offset, const struct iovec *iov, int iovcnt,
+                        uint64_t bytes, unsigned flags);
+int co_fn file_co_flush(BlockNode *node);
+int co_fn file_co_zero(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags);
+int co_fn file_co_discard(BlockNode *node, uint64_t offset, uint64_t bytes);
+int co_fn file_co_map(BlockNode *node, uint64_t offset, uint64_t bytes, uint64_t *ret_bytes,
+                      unsigned *ret_flags, uint64_t *ret_host_offset);
+int co_fn file_co_resize(BlockNode *node, uint64_t bytes, GError **error);

@@ -1,0 +1,289 @@
+/*
+ * file: a regular file.  host_device: a block or character device of the host.
+ *
+ * The descriptor is worked by an AIO engine (aio=); the default is io_uring, or worker threads where
+ * the host has none.  Reads past the end of a regular file give zeroes: a file whose length is no
+ * multiple of 512 is rounded up to whole sectors, as guests see it.
+ */
+#include "block/file-int.h"
+#include "block/image-lock.h"
+#include "src/base/util.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define SECTOR 512
+#define TRANSFER_MAX 0x7ffff000            /* what one system call moves at most (read(2)) */
+
+static const char *const file_options[] = { "filename", "aio", "aio-max-batch", "locking",
+                                            "drop-cache", NULL };
+enum { LOCKING_AUTO, LOCKING_ON, LOCKING_OFF };
+static const char *const locking_words[] = { "auto", "on", "off", NULL };
+
+typedef struct FileOptions {
+    const char *filename;
+    int aio;                               /* AioKind, or -1 */
+    int locking;
+    uint64_t max_batch;
+    bool drop_cache;                       /* means something when a migration ends */
+} FileOptions;
+
+static bool parse_options(json_object *options, FileOptions *parsed, GError **error)
+{
+    *parsed = (FileOptions){ .aio = -1, .drop_cache = true };
+    if (!options_get_str(options, "filename", &parsed->filename, error) ||
+        !options_get_enum(options, "aio", aio_words, &parsed->aio, error) ||
+        !options_get_enum(options, "locking", locking_words, &parsed->locking, error) ||
+        !options_get_u64(options, "aio-max-batch", &parsed->max_batch, error) ||
+        !options_get_bool(options, "drop-cache", &parsed->drop_cache, error))
+        return false;
+    if (!parsed->filename || !*parsed->filename)
+        return fail(error, ERR_MISSING_PARAMETER, "The '%s' block driver requires a file name",
+                    "file");
+    if (parsed->max_batch > UINT32_MAX)
+        return fail(error, ERR_INVALID_PARAMETER, "aio-max-batch is too large");
+    return true;
+}
+
+/* Opening the descriptor. */
+
+static int open_with(BlockNode *node, const char *filename, int mode)
+{
+    int direct = block_node_cache_direct(node) ? O_DIRECT : 0;
+
+    return open(filename, mode | direct | O_CLOEXEC | O_NONBLOCK);
+}
+
+static bool is_refusal(int err)
+{
+    return err == EACCES || err == EPERM || err == EROFS || err == ETXTBSY;
+}
+
+static bool open_failed(BlockNode *node, const char *filename, int err, GError **error)
+{
+    fail_errno(error, err, "Could not open '%s'", filename);
+    error_object(error, "%s", filename);
+    if (err == EINVAL && block_node_cache_direct(node))
+        error_hint(error, "the file system may not support O_DIRECT: use cache.direct=off");
+    else if (is_refusal(err) && !block_node_read_only(node))
+        error_hint(error, "to use it read-only, add read-only=on");
+    return false;
+}
+
+static bool open_descriptor(BlockNode *node, FileNode *file, const char *filename, GError **error)
+{
+    bool read_only = block_node_read_only(node);
+    int fd = open_with(node, filename, read_only ? O_RDONLY : O_RDWR), err = errno;
+
+    if (fd < 0 && !read_only && is_refusal(err) && block_node_demote(node, err, NULL)) {
+        fd = open_with(node, filename, O_RDONLY);
+        err = errno;
+    }
+    if (fd < 0)
+        return open_failed(node, filename, err, error);
+    file->aio.fd = fd;
+    return true;
+}
+
+static bool check_kind(FileNode *file, const char *filename, GError **error)
+{
+    struct stat st;
+    int flags = fcntl(file->aio.fd, F_GETFL);
+
+    if (fstat(file->aio.fd, &st) < 0)
+        return fail_errno(error, errno, "cannot ask for the kind of '%s'", filename);
+    if (!file->is_device && !S_ISREG(st.st_mode)) {
+        fail(error, ERR_INVALID_PARAMETER, "'file' driver requires '%s' to be a regular file",
+             filename);
+        return error_hint(error, "%s", S_ISBLK(st.st_mode) || S_ISCHR(st.st_mode)
+                                           ? "use driver=host_device"
+                                           : "it is neither a file nor a device");
+    }
+    if (file->is_device && !S_ISBLK(st.st_mode) && !S_ISCHR(st.st_mode)) {
+        fail(error, ERR_INVALID_PARAMETER,
+             "'host_device' driver requires '%s' to be either a character or block device",
+             filename);
+        return error_hint(error, "use driver=file");
+    }
+    /* O_NONBLOCK was only there so that opening a pipe or tape does not hang. */
+    fcntl(file->aio.fd, F_SETFL, flags & ~O_NONBLOCK);
+    return true;
+}
+
+/* Which engine. */
+
+static bool choose_engine(BlockNode *node, FileNode *file, int asked, GError **error)
+{
+    g_autoptr(GError) why = NULL;
+
+    if (asked == AIO_NATIVE && !block_node_cache_direct(node)) {
+        fail(error, ERR_INVALID_PARAMETER, "aio=native was specified, but it requires "
+                                           "cache.direct=on, which was not specified");
+        return error_hint(error, "add cache.direct=on, or use aio=io_uring");
+    }
+    if (asked >= 0) {
+        file->aio.kind = asked;
+        return aio_available(asked, error);
+    }
+    file->aio.kind = AIO_URING;
+    if (!aio_available(AIO_URING, &why)) {
+        file->aio.kind = AIO_THREADS;
+        file->aio_fallback = g_strdup(why->message);
+    }
+    return true;
+}
+
+static bool choose_locking(BlockNode *node, FileNode *file, const FileOptions *parsed,
+                           GError **error)
+{
+    if (parsed->locking == LOCKING_OFF || block_node_force_share(node))
+        return true;
+    file->locks = image_lock_supported(file->aio.fd);
+    if (!file->locks && parsed->locking == LOCKING_ON)
+        return fail(error, ERR_UNSUPPORTED,
+                    "locking=on: the file system of '%s' has no open file description locks",
+                    parsed->filename);
+    return true;
+}
+
+/* Open and close. */
+
+static bool open_file(BlockNode *node, json_object *options, bool is_device, GError **error)
+{
+    FileNode *file = block_node_state(node);
+    FileOptions parsed;
+    const char *path;
+
+    file->aio.fd = -1;
+    file->shared = BLOCK_PERM_ALL;
+    file->is_device = is_device;
+    if (!parse_options(options, &parsed, error))
+        return false;
+    file->aio.max_batch = parsed.max_batch;
+    path = parsed.filename + (g_str_has_prefix(parsed.filename, "file:") ? 5 : 0);
+    block_node_set_filename(node, path);
+    if (!open_descriptor(node, file, path, error))
+        return false;
+    if (!check_kind(file, path, error) || !choose_engine(node, file, parsed.aio, error) ||
+        !choose_locking(node, file, &parsed, error) ||
+        !file_probe(file, path, block_node_cache_direct(node), error)) {
+        close(file->aio.fd);
+        g_free(file->aio_fallback);
+        return false;
+    }
+    for (const char *const *name = file_options; *name; name++)
+        json_object_object_del(options, *name);
+    return true;
+}
+
+static bool file_open(BlockNode *node, json_object *options, GError **error)
+{
+    return open_file(node, options, false, error);
+}
+
+static bool host_device_open(BlockNode *node, json_object *options, GError **error)
+{
+    return open_file(node, options, true, error);
+}
+
+static void file_close(BlockNode *node)
+{
+    FileNode *file = block_node_state(node);
+
+    if (!block_node_no_flush(node) && block_node_is_dirty(node) && fdatasync(file->aio.fd) < 0)
+        warn_report("'%s': flushing at close failed: %s", block_node_filename(node),
+                    g_strerror(errno));
+    close(file->aio.fd);
+    g_free(file->aio_fallback);
+}
+
+/* Questions. */
+
+static int64_t file_get_size(BlockNode *node)
+{
+    FileNode *file = block_node_state(node);
+    int64_t length = file_length(file->aio.fd);
+
+    return length > 0 && file->is_regular ? (int64_t)ALIGN_UP(length, SECTOR) : length;
+}
+
+static void file_limits(BlockNode *node, BlockLimits *limits)
+{
+    FileNode *file = block_node_state(node);
+
+    limits->request_alignment = file->request_alignment;
+    limits->buffer_alignment = file->buffer_alignment;
+    limits->max_transfer = ALIGN_DOWN(TRANSFER_MAX, file->request_alignment);
+    limits->max_discard = ALIGN_DOWN(INT64_MAX, 1 * MiB);
+    limits->discard_granularity = file->discard_granularity;
+    limits->can_discard = !file->no_discard;
+}
+
+static bool file_set_perm(BlockNode *node, unsigned perm, unsigned shared, GError **error)
+{
+    FileNode *file = block_node_state(node);
+
+    if (file->locks && !image_lock_change(file->aio.fd, block_node_filename(node), file->perm,
+                                          file->shared, perm, shared, error))
+        return false;
+    file->perm = perm;
+    file->shared = shared;
+    return true;
+}
+
+static int64_t file_allocated_size(BlockNode *node)
+{
+    FileNode *file = block_node_state(node);
+    struct stat st;
+
+    return fstat(file->aio.fd, &st) < 0 ? -errno : (int64_t)st.st_blocks * 512;
+}
+
+static void file_describe(BlockNode *node, json_object *info)
+{
+    FileNode *file = block_node_state(node);
+
+    json_object_object_add(info, "aio", json_object_new_string(aio_words[file->aio.kind]));
+    if (file->aio_fallback)
+        json_object_object_add(info, "aio-fallback", json_object_new_string(file->aio_fallback));
+}
+
+static json_object *file_stats(BlockNode *node)
+{
+    FileNode *file = block_node_state(node);
+    json_object *stats = json_object_new_object();
+
+#define ADD(name, member)                                                                          \
+    json_object_object_add(                                                                        \
+        stats, name, json_object_new_int64(__atomic_load_n(&file->member, __ATOMIC_RELAXED)))
+    json_object_object_add(stats, "driver", json_object_new_string(block_node_driver(node)));
+    ADD("discard-nb-ok", discards_ok);
+    ADD("discard-nb-failed", discards_failed);
+    ADD("discard-bytes-ok", discard_bytes);
+#undef ADD
+    return stats;
+}
+
+static void file_probe_sizes(const BlockNode *node, BlockSizes *sizes)
+{
+    *sizes = ((FileNode *)block_node_state((BlockNode *)node))->sizes;
+}
+
+#define FILE_DRIVER(name_, help_, open_, grows_)                                                   \
+    {                                                                                              \
+        .name = name_, .help = help_, .size = sizeof(FileNode), .options = file_options,           \
+        .is_protocol = true, .grows = grows_, .write_flags = BLOCK_FUA, .open = open_,             \
+        .close = file_close, .get_size = file_get_size, .limits = file_limits,                     \
+        .co_read = file_co_read, .co_write = file_co_write, .co_flush = file_co_flush,             \
+        .co_zero = file_co_zero, .co_discard = file_co_discard, .co_map = file_co_map,             \
+        .co_resize = file_co_resize, .set_perm = file_set_perm,                                    \
+        .allocated_size = file_allocated_size, .describe = file_describe, .stats = file_stats,     \
+        .probe_sizes = file_probe_sizes,                                                           \
+    }
+
+static const BlockDriver file_driver = FILE_DRIVER("file", "a regular file", file_open, true);
+static const BlockDriver host_device_driver =
+    FILE_DRIVER("host_device", "a block or character device of the host", host_device_open, false);
+BLOCK_DRIVER(file_driver)
+BLOCK_DRIVER(host_device_driver)

@@ -1,0 +1,536 @@
+/*
+ * The way of a request through a node: bounds, alignment, splitting, fallbacks.
+ *
+ * A request that fits the node's limits goes to the driver at once, without allocation or lock.
+ * One that does not is cut into pieces which do; what is not aligned goes through a bounce buffer,
+ * and an unaligned write reads what surrounds it first (rmw.c keeps others away meanwhile).
+ */
+#include "block/node.h"
+#include <errno.h>
+#include "block/iov.h"
+#include "block/probe.h"
+#include "src/base/util.h"
+#include <string.h>
+#include <sys/mman.h>
+
+#define BOUNCE_MAX (1 * MiB)
+#define ZERO_BUFFER_SIZE (1 * MiB)
+
+static bool in_bounds(const BlockNode *node, uint64_t offset, uint64_t bytes)
+{
+    uint64_t size = __atomic_load_n(&node->size, __ATOMIC_ACQUIRE);
+
+    return offset <= size && bytes <= size - offset;
+}
+
+/* True if the driver takes the request as it is. */
+static inline bool fits(const BlockNode *node, uint64_t offset, const struct iovec *iov,
+                        int iovcnt, uint64_t bytes)
+{
+    uint64_t total = 0;
+
+    if ((offset | bytes) & node->align_mask || bytes > node->max_transfer ||
+        iovcnt > node->max_iov)
+        return false;
+    for (int i = 0; i < iovcnt; i++) {
+        if ((uintptr_t)iov[i].iov_base & node->memory_mask || iov[i].iov_len & node->align_mask)
+            return false;
+        total += iov[i].iov_len;
+    }
+    return total == bytes;
+}
+
+/* Read. */
+
+static uint64_t bounce_size(const BlockNode *node, uint64_t bytes)
+{
+    uint64_t limit = ALIGN_DOWN(MIN(node->max_transfer, BOUNCE_MAX), node->align_mask + 1);
+
+    return MIN(bytes, MAX(limit, node->align_mask + 1));
+}
+
+static void *bounce_new(const BlockNode *node, uint64_t bytes)
+{
+    void *buffer = NULL;
+
+    if (posix_memalign(&buffer, MAX(MAX(node->memory_mask, node->align_mask) + 1, 64), bytes))
+        return NULL;
+    return buffer;
+}
+
+/* Reads the blocks that cover the range, and copies the range out. */
+static int co_fn read_bounced(BlockNode *node, uint64_t offset, const struct iovec *iov,
+                              int iovcnt, uint64_t bytes)
+{
+    uint64_t start = ALIGN_DOWN(offset, node->align_mask + 1);
+    uint64_t end = ALIGN_UP(offset + bytes, node->align_mask + 1);
+    uint64_t room = bounce_size(node, end - start);
+    uint8_t *buffer = bounce_new(node, room);
+    int ret = buffer ? 0 : -ENOMEM;
+
+    for (uint64_t at = start; ret == 0 && at < end; at += room) {
+        uint64_t n = MIN(room, end - at);
+        uint64_t from = MAX(at, offset), to = MIN(at + n, offset + bytes);
+        struct iovec piece = { buffer, n };
+
+        ret = node->driver->co_read(node, at, &piece, 1, n);
+        if (ret == 0)
+            iov_from_buffer(iov, iovcnt, from - offset, buffer + (from - at), to - from);
+    }
+    free(buffer);
+    return ret;
+}
+
+/*
+ * The next piece of a request whose offset and length are aligned: aligned itself, and within
+ * max_transfer and max_iov.  Where max_iov parts hold less than one block, more of them (to be
+ * bounced).  @part has room for all parts.
+ */
+static int next_piece(const BlockNode *node, struct iovec *part, const struct iovec *iov,
+                      int iovcnt, uint64_t done, uint64_t left, uint64_t *ret_bytes)
+{
+    uint64_t align = node->align_mask + 1;
+    uint64_t most = MIN(left, MAX(ALIGN_DOWN(node->max_transfer, align), align));
+
+    *ret_bytes = most;
+    iov_slice(part, node->max_iov, iov, iovcnt, done, ret_bytes);
+    *ret_bytes = ALIGN_DOWN(*ret_bytes, align);
+    if (!*ret_bytes)
+        *ret_bytes = bounce_size(node, most);
+    return iov_slice(part, iovcnt, iov, iovcnt, done, ret_bytes);
+}
+
+static int co_fn read_pieces(BlockNode *node, uint64_t offset, const struct iovec *iov, int iovcnt,
+                             uint64_t bytes)
+{
+    g_autofree struct iovec *part = NULL;
+    uint64_t done = 0, n;
+    int ret = 0;
+
+    if (iov_size(iov, iovcnt) < bytes)
+        return -EINVAL;
+    if ((offset | bytes) & node->align_mask)
+        return read_bounced(node, offset, iov, iovcnt, bytes);
+    part = g_new(struct iovec, iovcnt);
+    while (ret == 0 && done < bytes) {
+        int parts = next_piece(node, part, iov, iovcnt, done, bytes - done, &n);
+
+        if (fits(node, offset + done, part, parts, n))
+            ret = node->driver->co_read(node, offset + done, part, parts, n);
+        else
+            ret = read_bounced(node, offset + done, part, parts, n);
+        done += n;
+    }
+    return ret;
+}
+
+int co_fn block_node_co_read(BlockNode *node, uint64_t offset, const struct iovec *iov, int iovcnt,
+                             uint64_t bytes)
+{
+    if (G_UNLIKELY(!in_bounds(node, offset, bytes)))
+        return -EIO;
+    if (G_UNLIKELY(!bytes))
+        return 0;
+    node = node->read_target;
+    if (G_LIKELY(fits(node, offset, iov, iovcnt, bytes)))
+        return node->driver->co_read(node, offset, iov, iovcnt, bytes);
+    return read_pieces(node, offset, iov, iovcnt, bytes);
+}
+
+/* Write. */
+
+static void raise_u64(uint64_t *counter, uint64_t value)
+{
+    uint64_t old = __atomic_load_n(counter, __ATOMIC_RELAXED);
+
+    while (old < value &&
+           !__atomic_compare_exchange_n(counter, &old, value, true, __ATOMIC_RELEASE,
+                                        __ATOMIC_RELAXED))
+        ;
+}
+
+static void wrote(BlockNode *node, BlockNodeCell *cell, uint64_t end)
+{
+    block_cell_add(&cell->written, 1);
+    raise_u64(&node->wr_highest_offset, end);
+    if (G_UNLIKELY(end > (uint64_t)block_node_size(node)) && node->driver->grows)
+        raise_u64((uint64_t *)&node->size, end);
+}
+
+/* An aligned piece. */
+static int co_fn write_driver(BlockNode *node, uint64_t offset, const struct iovec *iov,
+                              int iovcnt, uint64_t bytes, unsigned flags)
+{
+    unsigned known = flags & node->driver->write_flags;
+    int ret = node->driver->co_write(node, offset, iov, iovcnt, bytes, known);
+
+    if (ret == 0 && G_UNLIKELY(flags & ~known & BLOCK_FUA))
+        ret = block_node_co_flush(node);
+    return ret;
+}
+
+/* Fills the parts of the block buffer at @at that the request does not cover. */
+static int co_fn read_edges(BlockNode *node, uint64_t at, uint8_t *buffer, uint64_t n,
+                            uint64_t from, uint64_t to)
+{
+    uint64_t align = node->align_mask + 1;
+    bool head = from > at, tail = to < at + n;
+    uint64_t last = at + n - align;
+    struct iovec first_block = { buffer, align }, last_block = { buffer + n - align, align };
+    int ret = 0;
+
+    if (head)
+        ret = node->driver->co_read(node, at, &first_block, 1, align);
+    if (ret == 0 && tail && !(head && last == at))
+        ret = node->driver->co_read(node, last, &last_block, 1, align);
+    return ret;
+}
+
+static int co_fn write_bounced_pieces(BlockNode *node, uint64_t offset, const struct iovec *iov,
+                                      int iovcnt, uint64_t bytes, unsigned flags)
+{
+    uint64_t start = ALIGN_DOWN(offset, node->align_mask + 1);
+    uint64_t end = ALIGN_UP(offset + bytes, node->align_mask + 1);
+    uint64_t room = bounce_size(node, end - start);
+    uint8_t *buffer = bounce_new(node, room);
+    int ret = buffer ? 0 : -ENOMEM;
+
+    for (uint64_t at = start; ret == 0 && at < end; at += room) {
+        uint64_t n = MIN(room, end - at);
+        uint64_t from = MAX(at, offset), to = MIN(at + n, offset + bytes);
+        struct iovec piece = { buffer, n };
+
+        ret = read_edges(node, at, buffer, n, from, to);
+        if (ret < 0)
+            break;
+        iov_to_buffer(iov, iovcnt, from - offset, buffer + (from - at), to - from);
+        ret = write_driver(node, at, &piece, 1, n, flags);
+    }
+    free(buffer);
+    return ret;
+}
+
+/*
+ * A write whose ends are not aligned.  A node whose size is no multiple of its alignment would become
+ * longer by the padding of its last block: that is cut off again.
+ */
+static int co_fn write_unaligned(BlockNode *node, uint64_t offset, const struct iovec *iov,
+                               int iovcnt, uint64_t bytes, unsigned flags)
+{
+    uint64_t padded_end = ALIGN_UP(offset + bytes, node->align_mask + 1);
+    uint64_t size = MAX((uint64_t)block_node_size(node), offset + bytes);
+    BlockWrite write;
+    int ret;
+
+    block_write_enter(node, &write, offset, bytes, true);
+    ret = write_bounced_pieces(node, offset, iov, iovcnt, bytes, flags);
+    if (ret == 0 && padded_end > size && node->driver->co_resize)
+        ret = node->driver->co_resize(node, size, NULL);
+    block_write_leave(node, NULL, &write);
+    return ret;
+}
+
+static int co_fn write_pieces(BlockNode *node, uint64_t offset, const struct iovec *iov,
+                              int iovcnt, uint64_t bytes, unsigned flags)
+{
+    g_autofree struct iovec *part = NULL;
+    uint64_t done = 0, n;
+    int ret = 0;
+
+    if (iov_size(iov, iovcnt) < bytes)
+        return -EINVAL;
+    part = g_new(struct iovec, iovcnt);
+    while (ret == 0 && done < bytes) {
+        int parts = next_piece(node, part, iov, iovcnt, done, bytes - done, &n);
+
+        if (fits(node, offset + done, part, parts, n))
+            ret = write_driver(node, offset + done, part, parts, n, flags);
+        else
+            ret = write_bounced_pieces(node, offset + done, part, parts, n, flags);
+        done += n;
+    }
+    return ret;
+}
+
+/* Offset and length are aligned, or the node does not care. */
+static int co_fn write_tracked(BlockNode *node, BlockNodeCell *cell, uint64_t offset,
+                               const struct iovec *iov, int iovcnt, uint64_t bytes, unsigned flags)
+{
+    bool tracked = node->align_mask && !block_write_enter_fast(node, cell);
+    BlockWrite write;
+    int ret;
+
+    if (G_UNLIKELY(tracked))
+        block_write_enter(node, &write, offset, bytes, false);
+    if (G_LIKELY(fits(node, offset, iov, iovcnt, bytes)))
+        ret = write_driver(node, offset, iov, iovcnt, bytes, flags);
+    else
+        ret = write_pieces(node, offset, iov, iovcnt, bytes, flags);
+    if (node->align_mask)
+        block_write_leave(node, cell, tracked ? &write : NULL);
+    return ret;
+}
+
+/* A plain write on the node itself; bounds are checked. */
+static int co_fn write_node(BlockNode *node, uint64_t offset, const struct iovec *iov, int iovcnt,
+                            uint64_t bytes, unsigned flags)
+{
+    BlockNodeCell *cell = block_node_cell(node);
+    int ret;
+
+    if (G_UNLIKELY(!node->driver->co_write))
+        return -EPERM;
+    if (G_LIKELY(!((offset | bytes) & node->align_mask)))
+        ret = write_tracked(node, cell, offset, iov, iovcnt, bytes, flags);
+    else if (iov_size(iov, iovcnt) < bytes)
+        ret = -EINVAL;
+    else
+        ret = write_unaligned(node, offset, iov, iovcnt, bytes, flags);
+    if (ret == 0)
+        wrote(node, cell, offset + bytes);
+    return ret;
+}
+
+/* A guest must not turn an image that was taken for raw into one of another format. */
+static bool forges_format(uint64_t offset, const struct iovec *iov, int iovcnt, uint64_t bytes)
+{
+    uint8_t data[BLOCK_PROBE_SIZE] = { 0 };
+
+    if (offset >= sizeof(data))
+        return false;
+    iov_to_buffer(iov, iovcnt, 0, data + offset, MIN(sizeof(data) - offset, bytes));
+    return strcmp(block_probe_format(data, sizeof(data)), "raw") != 0;
+}
+
+int co_fn block_node_co_write(BlockNode *node, uint64_t offset, const struct iovec *iov, int iovcnt,
+                              uint64_t bytes, unsigned flags)
+{
+    if (G_UNLIKELY(node->config.read_only))
+        return -EPERM;
+    if (G_UNLIKELY(!in_bounds(node, offset, bytes)) &&
+        (!node->driver->grows || bytes > INT64_MAX || offset > INT64_MAX - bytes))
+        return -EIO;
+    if (G_UNLIKELY(!bytes))
+        return 0;
+    node = node->write_target;
+    if (G_UNLIKELY(node->restricted) && forges_format(offset, iov, iovcnt, bytes))
+        return -EPERM;
+    if (G_UNLIKELY(node->config.detect_zeroes != BLOCK_DETECT_OFF) &&
+        iov_is_zero(iov, iovcnt, bytes)) {
+        unsigned unmap = node->config.detect_zeroes == BLOCK_DETECT_UNMAP ? BLOCK_MAY_UNMAP : 0;
+
+        return block_node_co_zero(node, offset, bytes, (flags & BLOCK_FUA) | unmap);
+    }
+    return write_node(node, offset, iov, iovcnt, bytes, flags);
+}
+
+/* Zero. */
+
+/* Memory that reads as zeroes and costs none: an anonymous read-only mapping is the zero page. */
+static void *zero_buffer(void)
+{
+    static gsize once;
+
+    if (g_once_init_enter(&once)) {
+        void *map = mmap(NULL, ZERO_BUFFER_SIZE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+        g_once_init_leave(&once, map == MAP_FAILED ? 1 : (gsize)map);
+    }
+    return once == 1 ? NULL : (void *)once;
+}
+
+static int co_fn write_zeroes(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags)
+{
+    struct iovec iov = { zero_buffer(), 0 };
+    int ret = iov.iov_base ? 0 : -ENOMEM;
+
+    while (ret == 0 && bytes) {
+        uint64_t head = offset & node->align_mask;
+
+        iov.iov_len = MIN(bytes, ZERO_BUFFER_SIZE - head);
+        ret = write_node(node, offset, &iov, 1, iov.iov_len, flags);
+        offset += iov.iov_len;
+        bytes -= iov.iov_len;
+    }
+    return ret;
+}
+
+/* The driver's own verb, for the part of the range that its alignment lets it do. */
+static int co_fn zero_driver(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags)
+{
+    uint64_t most = node->limits.max_write_zeroes ? node->limits.max_write_zeroes : UINT64_MAX;
+    BlockNodeCell *cell = block_node_cell(node);
+    bool tracked = node->align_mask && !block_write_enter_fast(node, cell);
+    BlockWrite write;
+    int ret = 0;
+
+    if (tracked)
+        block_write_enter(node, &write, offset, bytes, false);
+    for (uint64_t done = 0; ret == 0 && done < bytes;) {
+        uint64_t n = MIN(bytes - done, most);
+
+        ret = node->driver->co_zero(node, offset + done, n, flags & ~BLOCK_FUA);
+        done += n;
+    }
+    if (node->align_mask)
+        block_write_leave(node, cell, tracked ? &write : NULL);
+    if (ret == 0)
+        wrote(node, cell, offset + bytes);
+    return ret;
+}
+
+static int co_fn zero_or_write(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags)
+{
+    int ret = -ENOTSUP;
+
+    if (!bytes)
+        return 0;
+    if (node->driver->co_zero)
+        ret = zero_driver(node, offset, bytes, flags);
+    if (ret == -ENOTSUP && !(flags & BLOCK_NO_FALLBACK))
+        ret = write_zeroes(node, offset, bytes, 0);
+    return ret;
+}
+
+int co_fn block_node_co_zero(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags)
+{
+    uint64_t mask = node->align_mask, first, last;
+    int ret;
+
+    if (node->config.read_only)
+        return -EPERM;
+    if (!in_bounds(node, offset, bytes) &&
+        (!node->driver->grows || bytes > INT64_MAX || offset > INT64_MAX - bytes))
+        return -EIO;
+    if (!bytes)
+        return 0;
+    if (!node->config.discard)
+        flags &= ~BLOCK_MAY_UNMAP;
+    /* Unaligned ends are written. */
+    first = ALIGN_UP(offset, mask + 1);
+    last = ALIGN_DOWN(offset + bytes, mask + 1);
+    if (first >= last)
+        ret = flags & BLOCK_NO_FALLBACK ? -ENOTSUP : write_zeroes(node, offset, bytes, 0);
+    else
+        ret = zero_or_write(node, first, last - first, flags);
+    if (ret == 0 && first < last && first > offset)
+        ret = write_zeroes(node, offset, first - offset, 0);
+    if (ret == 0 && first < last && last < offset + bytes)
+        ret = write_zeroes(node, last, offset + bytes - last, 0);
+    if (ret == 0 && flags & BLOCK_FUA)
+        ret = block_node_co_flush(node);
+    return ret;
+}
+
+/* Discard: advice, so that what cannot be freed is left. */
+
+int co_fn block_node_co_discard(BlockNode *node, uint64_t offset, uint64_t bytes)
+{
+    uint64_t most = node->limits.max_discard ? node->limits.max_discard : UINT64_MAX;
+    uint64_t first = ALIGN_UP(offset, node->align_mask + 1), last;
+    BlockNodeCell *cell;
+    BlockWrite write;
+    bool tracked;
+    int ret = 0;
+
+    if (node->config.read_only)
+        return -EPERM;
+    if (!in_bounds(node, offset, bytes))
+        return -EIO;
+    last = ALIGN_DOWN(offset + bytes, node->align_mask + 1);
+    if (!node->config.discard || !node->driver->co_discard || first >= last)
+        return 0;
+    cell = block_node_cell(node);
+    tracked = node->align_mask && !block_write_enter_fast(node, cell);
+    if (tracked)
+        block_write_enter(node, &write, first, last - first, false);
+    while (ret == 0 && first < last) {
+        uint64_t n = MIN(last - first, most);
+
+        ret = node->driver->co_discard(node, first, n);
+        first += n;
+    }
+    if (node->align_mask)
+        block_write_leave(node, cell, tracked ? &write : NULL);
+    block_cell_add(&cell->written, 1);
+    return ret == -ENOTSUP ? 0 : ret;
+}
+
+/* Flush. */
+
+static uint64_t written_so_far(BlockNode *node)
+{
+    uint64_t n = 0;
+
+    for (unsigned i = 0; i < BLOCK_SLOTS; i++) {
+        BlockNodeCell *cell = __atomic_load_n(&node->cells.of[i], __ATOMIC_ACQUIRE);
+
+        if (cell)
+            n += __atomic_load_n(&cell->written, __ATOMIC_ACQUIRE);
+    }
+    return n;
+}
+
+bool block_node_is_dirty(BlockNode *node)
+{
+    return written_so_far(node) != __atomic_load_n(&node->flushed, __ATOMIC_ACQUIRE);
+}
+
+/*
+ * At the bottom of the graph a flush after which nothing was written is left out: what it would make
+ * stable is stable already.  After a failed flush nothing is known any more, and each is made.
+ */
+int co_fn block_node_co_flush(BlockNode *node)
+{
+    uint64_t written;
+    int ret;
+
+    if (!node->driver->co_flush || node->config.no_flush || node->config.read_only)
+        return 0;
+    if (!node->driver->is_protocol)
+        return node->driver->co_flush(node);
+    written = written_so_far(node);
+    if (written == __atomic_load_n(&node->flushed, __ATOMIC_ACQUIRE) &&
+        !__atomic_load_n(&node->broken_flush, __ATOMIC_ACQUIRE))
+        return 0;
+    ret = node->driver->co_flush(node);
+    if (ret < 0)
+        __atomic_store_n(&node->broken_flush, true, __ATOMIC_RELEASE);
+    else
+        raise_u64(&node->flushed, written);
+    return ret;
+}
+
+/* Map and resize. */
+
+int co_fn block_node_co_map(BlockNode *node, uint64_t offset, uint64_t bytes, uint64_t *ret_bytes,
+                            unsigned *ret_flags, uint64_t *ret_host_offset)
+{
+    if (!in_bounds(node, offset, bytes) || !bytes)
+        return -EIO;
+    if (node->driver->co_map)
+        return node->driver->co_map(node, offset, bytes, ret_bytes, ret_flags, ret_host_offset);
+    *ret_bytes = bytes;
+    *ret_flags = BLOCK_MAP_DATA | BLOCK_MAP_ALLOCATED;
+    *ret_host_offset = 0;
+    return 0;
+}
+
+int co_fn block_node_co_resize(BlockNode *node, uint64_t bytes, GError **error)
+{
+    int ret;
+
+    if (!node->driver->co_resize) {
+        fail(error, ERR_UNSUPPORTED, "block driver '%s' cannot change the size of an image",
+             node->driver->name);
+        return -ENOTSUP;
+    }
+    if (node->config.read_only) {
+        fail(error, ERR_PERMISSION, "Block node '%s' is read-only", node->name);
+        return -EPERM;
+    }
+    ret = node->driver->co_resize(node, bytes, error);
+    if (ret == 0)
+        __atomic_store_n(&node->size, (gint64)bytes, __ATOMIC_RELEASE);
+    return ret;
+}

@@ -1,0 +1,153 @@
+/*
+ * The structs of nodes, edges and users: private to the core of the block layer (graph.c, perm.c,
+ * io.c, rmw.c, user.c, query.c, drive.c).  Drivers see block/driver.h.
+ *
+ * Owner of every member without a remark: the main thread, under the VM lock; the data path only
+ * reads it, and it changes only while the users above are quiesced or before the first one is there.
+ */
+#pragma once
+#include "block/cells.h"
+#include "block/driver.h"
+
+/* One use of a node: by a node above (its child @key), or by a user. */
+typedef struct BlockEdge {
+    const char *key;                       /* "file", "backing"; interned; NULL: a user's */
+    BlockNode *parent;                     /* exactly one of parent and user */
+    BlockUser *user;
+    BlockNode *child;
+    unsigned perm, shared;
+} BlockEdge;
+
+typedef enum BlockDetectZeroes { BLOCK_DETECT_OFF, BLOCK_DETECT_ON, BLOCK_DETECT_UNMAP }
+    BlockDetectZeroes;
+
+/* The common options, parsed. */
+typedef struct BlockNodeConfig {
+    bool read_only, auto_read_only;
+    bool direct, no_flush, force_share;
+    bool discard;                          /* discard=unmap */
+    BlockDetectZeroes detect_zeroes;
+} BlockNodeConfig;
+
+/* What a write request waits for, or makes others wait for (rmw.c). */
+typedef struct BlockWrite {
+    uint64_t start, end;                   /* aligned outward */
+    bool tracked, serialising;
+    struct BlockWrite *prev, *next;        /* in order of arrival */
+    GSList *waiters;                       /* of Coroutine: resumed when this one is done */
+} BlockWrite;
+
+/* A thread's counters of a node. */
+typedef struct BlockNodeCell {
+    gint writing;                          /* atomic: writes in flight that are not tracked */
+    uint64_t written;                      /* writes, zeroes and discards completed */
+} BlockNodeCell;
+
+struct BlockNode {
+    BlockGraph *graph;
+    const BlockDriver *driver;
+    void *state;
+
+    /* What the data path reads: */
+    gint64 size;                           /* atomic; bytes */
+    uint64_t align_mask, memory_mask;      /* of offsets and lengths; of buffers */
+    uint64_t max_transfer;                 /* UINT64_MAX: no limit */
+    int max_iov;
+    BlockNode *read_target, *write_target; /* where plain reads and writes may go at once: filters
+                                              that add nothing are skipped */
+    BlockNodeConfig config;
+
+    /* What the data path writes: */
+    BlockCells cells;                      /* of BlockNodeCell */
+    uint64_t wr_highest_offset;            /* atomic */
+    uint64_t flushed;                      /* atomic: `written` of all threads at the last good flush */
+    gint rmw_mode;                         /* atomic: read-modify-writes under way or waiting */
+    GMutex track_lock;
+    BlockWrite *track_first, *track_last;  /* under track_lock */
+    GSList *mode_waiters;                  /* under track_lock: of Coroutine */
+
+    char *name, *filename;
+    json_object *options;                  /* as opened */
+    bool auto_named, listed, monitor_owned;
+    bool broken_flush;                     /* atomic */
+    unsigned refs;                         /* edges from above, and one of the monitor or drive */
+    unsigned depth;                        /* nodes on the longest way down, itself included */
+    GPtrArray *children;                   /* of BlockEdge, owned */
+    GPtrArray *parents;                    /* of BlockEdge */
+    unsigned perm, shared;                 /* in force: of all parents together */
+    BlockLimits limits;
+    BlockDrive *drive;
+    bool restricted;                       /* its format was guessed: raw.  A write must not give it
+                                              another one's signature */
+    bool write_cache;                      /* cache.writeback of a drive; true without one */
+};
+
+struct BlockGraph {
+    Object obj;
+    GPtrArray *nodes;                      /* of BlockNode, in order of making */
+    GPtrArray *users;                      /* of BlockUser */
+    unsigned next_name;
+    unsigned next_drive;
+};
+
+/* A thread's counters of a user. */
+typedef struct BlockUserCell {
+    gint in_flight;                        /* atomic */
+    uint64_t last_ns;
+    struct { uint64_t bytes, operations, failed, invalid, total_time_ns; } of[BLOCK_ACCT__COUNT];
+} BlockUserCell;
+
+struct BlockUser {
+    BlockNode *node;
+    BlockGraph *graph;
+    BlockEdge edge;
+    BlockCells cells;                      /* of BlockUserCell */
+    gint quiesced;                         /* atomic; a count */
+    gint write_cache;                      /* atomic */
+    GMutex wait_lock;
+    GSList *waiters;                       /* under wait_lock: of Coroutine, while quiesced */
+    char *name;
+    Object *device;                        /* counted */
+    char *qdev;                            /* what it is called; set with it, read by any thread */
+    LoopFn *on_resize;
+    void *on_resize_opaque;
+    BlockOnError on_error[2];              /* [is_read] */
+    gint io_status;                        /* atomic: 0 ok, 1 failed, 2 nospace */
+};
+
+/* graph.c */
+BlockNode *block_node_open_with(BlockGraph *graph, json_object *options,
+                                const BlockNodeConfig *above, GError **error);
+void block_node_release(BlockNode *node);  /* drops a reference; closes at the last */
+void block_node_refresh_limits(BlockNode *node);
+BlockNode *block_node_file(const BlockNode *node);
+
+/* options.c: takes the common options out of @options. */
+bool block_options_common(json_object *options, const BlockNodeConfig *above,
+                          BlockNodeConfig *config, GError **error);
+extern const char *const block_detect_zeroes_words[];
+extern const char *const block_common_options[];
+
+/* perm.c */
+bool block_edge_attach(BlockEdge *edge, unsigned perm, unsigned shared, GError **error);
+void block_edge_detach(BlockEdge *edge);
+bool block_edge_set_perm(BlockEdge *edge, unsigned perm, unsigned shared, GError **error);
+char *block_perm_words(unsigned perm);     /* "read, write"; g_free */
+/* What uses the node: "user 'X'" or "node 'Y' (its 'file')"; g_free. */
+char *block_edge_describe(const BlockEdge *edge);
+
+/* rmw.c */
+bool block_write_enter_fast(BlockNode *node, BlockNodeCell *cell);
+void co_fn block_write_enter(BlockNode *node, BlockWrite *write, uint64_t offset, uint64_t bytes,
+                             bool serialising);
+void block_write_leave(BlockNode *node, BlockNodeCell *cell, BlockWrite *write);
+
+/* user.c */
+unsigned block_user_in_flight(BlockUser *user);
+int64_t block_user_last_ns(const BlockUser *user);    /* when the last request ended; 0: none did */
+char *block_user_qdev(const BlockUser *user);           /* g_free */
+
+static inline BlockNodeCell *block_node_cell(BlockNode *node)
+{
+    return block_cells_mine(&node->cells, sizeof(BlockNodeCell));
+}
