@@ -59,8 +59,10 @@ bool device_realize(Device *dev, Object *owner, const char *name, Bus *bus, GErr
 
     if (!owner)
         owner = object_container(OBJECT(m), "unattached");
-    if (!name)
+    while (!name || (made_name && object_child(owner, name))) {   /* vCPUs have numbers there, too */
+        g_free(made_name);
         name = made_name = g_strdup_printf("device[%u]", m->unattached_count++);
+    }
     if (!object_add_child(owner, name, OBJECT(dev), error))
         return false;
     if (!realize_on_bus(dev, bus, error)) {
