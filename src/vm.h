@@ -39,6 +39,7 @@ typedef struct Vm {
     uint8_t uuid[16];                      /* zero: none was given */
     MachineEnv machine_env;
     KvmEnv kvm_env;
+    struct MonitorSet *monitors;            /* monitor/monitor.c; NULL: none yet */
     bool quit;                             /* the main loop is to end */
     int exit_status;
 } Vm;

@@ -1,0 +1,36 @@
+/* Inside the monitor: the set of a machine's monitors, and one QMP session. */
+#pragma once
+#include "monitor/dispatch.h"
+#include "monitor/monitor.h"
+
+typedef struct HmpSession HmpSession;
+typedef struct EventThrottle EventThrottle;
+
+/* What a machine's monitors have in common; vm->monitors. */
+typedef struct MonitorSet {
+    Vm *vm;
+    GPtrArray *clients;                    /* of MonitorClient: connected QMP sessions */
+    GPtrArray *shells;                     /* of HmpSession */
+    GPtrArray *listeners;                  /* what accept() needs of each listening socket */
+    EventThrottle *throttle;
+    unsigned migration_capabilities;       /* mask of QmpMigrationCapability */
+    json_object *command_line_options;
+} MonitorSet;
+MonitorSet *monitor_set_of(Vm *vm);        /* made at first use */
+
+/* A QMP session on a chardev.  @single_use: the chardev is one connection of a listening socket, and
+ * the session ends with it. */
+MonitorClient *monitor_client_new(Vm *vm, Chardev *chr, bool pretty, bool single_use,
+                                  GError **error);
+void monitor_client_close(MonitorClient *client);
+/* An event, made once for all clients: queued, or dropped if it has not negotiated yet. */
+void monitor_client_event(MonitorClient *client, json_object *event);
+/* qmp_capabilities; and the descriptor that came with the last bytes, or -1. */
+bool monitor_client_negotiate(MonitorClient *client, bool oob, GError **error);
+int monitor_client_take_fd(MonitorClient *client);
+
+/* A session with a person (monitor/hmp.c). */
+HmpSession *hmp_session_new(Vm *vm, Chardev *chr, GError **error);
+void hmp_session_close(HmpSession *session);
+/* Runs one line, with CPU number @cpu where it matters; returns its text.  g_free. */
+char *hmp_run(Vm *vm, const char *line, int cpu);
