@@ -202,8 +202,11 @@ static bool attach_drive(VirtioBlk *blk, GError **error)
         blk->serial = g_strdup(drive->serial);
     if (blk->write_cache_mode != ON_OFF_AUTO)
         block_user_set_write_cache(blk->user, blk->write_cache_mode == ON_OFF_ON);
-    return block_user_set_on_error(blk->user, blk->rerror == ERROR_AUTO ? -1 : blk->rerror,
-                                   blk->werror == ERROR_AUTO ? -1 : blk->werror, error);
+    if (block_user_set_on_error(blk->user, blk->rerror == ERROR_AUTO ? -1 : blk->rerror,
+                                blk->werror == ERROR_AUTO ? -1 : blk->werror, error))
+        return true;
+    block_user_free(g_steal_pointer(&blk->user));
+    return false;
 }
 
 static bool blk_realize(Object *obj, GError **error)

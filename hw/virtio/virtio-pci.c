@@ -400,8 +400,11 @@ static bool virtio_pci_realize(Object *obj, GError **error)
     p->pci.intx_pin = 1;
     p->config_vector = NO_VECTOR;
     p->pci.bus_master_changed = bus_master_changed;
-    if (!add_msix(p, error))
+    if (!add_msix(p, error)) {
+        object_unrealize(OBJECT(p->vdev));
+        region_destroy(&p->msix_bar);
         return false;
+    }
     add_modern(p);
     add_express(p);
     return true;

@@ -111,14 +111,14 @@ static bool rng_realize(Object *obj, GError **error)
 {
     VirtioRng *r = (VirtioRng *)obj;
 
+    if (!r->max_bytes || !r->period_ms)
+        return fail(error, ERR_INVALID_PARAMETER, "'max-bytes' and 'period' must not be 0");
     if (!r->backend) {
         r->backend = object_new_by_name("rng-builtin", error);
         if (!r->backend || !object_realize(r->backend, error))
             return false;
         r->own_backend = true;
     }
-    if (!r->max_bytes || !r->period_ms)
-        return fail(error, ERR_INVALID_PARAMETER, "'max-bytes' and 'period' must not be 0");
     r->chain = (VirtqChain){ .iov = r->iov, .gpa = r->gpa, .iov_max = PARTS_MAX };
     r->quota = r->max_bytes;
     loop_timer_init(&r->refill, loop_main(), refill, r);
