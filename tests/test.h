@@ -2,6 +2,8 @@
  * ours), and a main() that runs one case. */
 #pragma once
 #include <check.h>
+#include <glib.h>
+#include <string.h>
 #undef fail
 #undef fail_if
 #undef fail_unless
@@ -19,3 +21,14 @@ static inline int run_tests(const char *name, void (*add)(TCase *tc))
     srunner_free(runner);
     return failed != 0;
 }
+
+/* The error is there, and its text has @part in it.  Frees it. */
+#define ck_error(error, part)                                                                      \
+    do {                                                                                           \
+        ck_assert_msg((error) != NULL, "no error, \"%s\" was expected", part);                     \
+        ck_assert_msg(strstr((error)->message, part) != NULL, "\"%s\" lacks \"%s\"",               \
+                      (error)->message, part);                                                     \
+        g_clear_error(&(error));                                                                   \
+    } while (0)
+
+#define ck_no_error(error) ck_assert_msg((error) == NULL, "%s", (error) ? (error)->message : "")

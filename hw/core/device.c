@@ -1,6 +1,7 @@
 /* Devices: how they come into a machine, and leave it. */
 #include <string.h>
 #include "hw/core/device-priv.h"
+#include "schema/events.h"
 
 /* -global: a driver may be an abstract base, too. */
 static bool apply_globals(Device *dev, GError **error)
@@ -59,8 +60,10 @@ bool device_realize(Device *dev, Object *owner, const char *name, Bus *bus, GErr
 
     if (!owner)
         owner = object_container(OBJECT(m), "unattached");
-    if (!name)
+    while (!name || (made_name && object_child(owner, name))) {   /* vCPUs have numbers there, too */
+        g_free(made_name);
         name = made_name = g_strdup_printf("device[%u]", m->unattached_count++);
+    }
     if (!object_add_child(owner, name, OBJECT(dev), error))
         return false;
     if (!realize_on_bus(dev, bus, error)) {
@@ -91,8 +94,21 @@ void devices_delete_under(Object *obj)
     }
 }
 
+/* One that a user made, in a machine that goes on: monitors hear of its end. */
+static bool tells_monitors(const Device *dev)
+{
+    const Object *place = dev->obj.parent;
+
+    return dev->machine->ready && place &&
+           (!strcmp(place->name, "peripheral") || !strcmp(place->name, "peripheral-anon"));
+}
+
 void device_delete(Device *dev)
 {
+    bool tell = tells_monitors(dev);
+    g_autofree char *path = object_path(OBJECT(dev)), *id = g_strdup(dev->id);
+    Machine *m = dev->machine;
+
     devices_delete_under(OBJECT(dev));
     object_unrealize(OBJECT(dev));
     if (dev->bus)
@@ -100,6 +116,8 @@ void device_delete(Device *dev)
     dev->managed = false;
     object_unparent(OBJECT(dev));
     object_unref(dev);
+    if (tell)
+        event_device_deleted(OBJECT(m), id, path);
 }
 
 /* ---- -device and device_add ---- */

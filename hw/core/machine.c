@@ -261,11 +261,16 @@ void machine_run_hooks(Machine *m, bool running)
 
 /* ---- the base type ---- */
 
+static void drop_json(void *json)
+{
+    json_object_put(json);
+}
+
 static void machine_init(Object *obj)
 {
     Machine *m = MACHINE(obj);
 
-    m->globals = g_ptr_array_new_with_free_func((GDestroyNotify)json_object_put);
+    m->globals = g_ptr_array_new_with_free_func(drop_json);
     m->run_hooks = g_array_new(FALSE, FALSE, sizeof(RunHook));
     region_init_container(&m->memory_root, obj, "system", UINT64_MAX);
     region_init_container(&m->io_root, obj, "io", 0x10000);

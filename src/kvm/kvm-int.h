@@ -1,0 +1,121 @@
+/*
+ * What the files of the accelerator share.
+ *
+ * Locks: the VM lock, then kvm->mutex.  kvm->mutex guards who runs; it is never held in KVM_RUN, in a
+ * device, or while the VM lock is waited for.
+ */
+#pragma once
+#include <linux/kvm.h>
+#include "src/base/trace.h"
+#include "src/base/util.h"
+#include "src/kvm/kvm.h"
+
+typedef struct KvmSlots KvmSlots;
+typedef struct KvmIntr KvmIntr;
+typedef struct CpuState CpuState;
+
+typedef struct MsrList {
+    unsigned count;
+    uint32_t *index;
+} MsrList;
+
+struct Kvm {
+    int fd, vm_fd;
+    KvmIrqchip irqchip;
+    KvmEnv env;
+    AddressSpace *memory, *io;              /* NULL until kvm_attach_memory */
+    KvmSlots *slots;
+    KvmIntr *intr;                          /* NULL: irqchip off */
+    size_t run_size;                        /* of a vCPU's shared pages */
+    unsigned coalesced_page;                /* in them; 0: not offered */
+    unsigned xsave_size;                    /* of KVM_GET_XSAVE2 */
+    bool has_sregs2;
+    MsrList msrs;                           /* fetched on first use */
+    GPtrArray *vcpus;                       /* of Vcpu, by index */
+    struct kvm_cpuid2 *supported;           /* KVM_GET_SUPPORTED_CPUID; fetched on first use */
+    struct VmState *reset_state;            /* interrupt controllers as after RESET */
+    struct kvm_clock_data clock;            /* as of the last stop */
+    bool clock_valid;
+
+    GMutex mutex;
+    GCond changed;                          /* a vCPU parked, left KVM_RUN, or did its work */
+    bool running;                           /* mutex */
+    int blocked;                            /* atomic; while > 0, nobody enters KVM_RUN */
+};
+
+struct Vcpu {
+    Kvm *kvm;
+    unsigned index;
+    uint32_t apic_id;
+    int fd;
+    SmpTopology smp;
+    struct kvm_run *run;
+    struct kvm_coalesced_mmio_ring *ring;   /* NULL: none */
+    GThread *thread;
+    pthread_t pthread;
+    pid_t tid;
+    struct kvm_cpuid2 *cpuid;               /* as the guest sees it */
+    const CpuModel *model;                  /* outlives the vCPU */
+    bool pristine;                          /* as reset_state has it */
+    CpuState *reset_state;                  /* as after RESET; state.c */
+    Object *object;                         /* not counted; NULL before kvm_add_objects */
+
+    bool in_run;                            /* atomic: inside KVM_RUN, or about to be */
+    /* kvm->mutex */
+    GCond wake;
+    GQueue work;
+    bool parked;                            /* not running until told so */
+    bool waiting;                           /* reset, failed or halted for good: until the next start */
+    bool quit;
+};
+
+/* ioctl with EINTR tried again; -errno on failure. */
+int kvm_ioctl(int fd, unsigned long request, void *arg);
+
+/* slots.c: a MemoryListener each for memory and I/O. */
+KvmSlots *kvm_slots_new(Kvm *kvm);
+void kvm_slots_free(KvmSlots *slots);
+void kvm_slots_attach(KvmSlots *slots);
+
+/* irq.c */
+KvmIntr *kvm_intr_new(Kvm *kvm, GError **error);
+void kvm_intr_free(KvmIntr *intr);
+IntrController *kvm_intr_controller(KvmIntr *intr);
+/* An irqfd for @gsi that also signals @resample when the guest ends a level interrupt. */
+bool kvm_irqfd_resample(Kvm *kvm, unsigned gsi, int eventfd, int resample, GError **error);
+void kvm_intr_eoi(KvmIntr *intr, unsigned vector);
+
+/* vcpu.c.  Nobody is in KVM_RUN between these two; any thread, VM lock held. */
+void kvm_block(Kvm *kvm);
+void kvm_unblock(Kvm *kvm);
+/* Runs @fn in the vCPU's thread, its last exit completed, and waits for it; the VM lock is dropped
+ * while waiting.  At once if called there. */
+void vcpu_call(Vcpu *vcpu, void (*fn)(Vcpu *vcpu, void *opaque), void *opaque);
+
+/* exit.c: acts on vcpu->run after KVM_RUN.  False: the vCPU waits until it is started anew. */
+bool vcpu_handle_exit(Vcpu *vcpu);
+/* An exit or error that leaves nothing to run: logs registers and code, and tells the VM. */
+void vcpu_fail(Vcpu *vcpu, const char *format, ...) G_GNUC_PRINTF(2, 3);
+
+/* state.c */
+CpuState *cpu_state_new(Kvm *kvm);
+void cpu_state_free(CpuState *state);
+bool cpu_state_get(Vcpu *vcpu, CpuState *state, GError **error);
+bool cpu_state_set(Vcpu *vcpu, const CpuState *state, GError **error);
+void vcpu_reset(Vcpu *vcpu);
+const MsrList *kvm_msr_list(Kvm *kvm);
+
+/* vm-state.c: the parts of the VM that are no vCPU's, back to their state after RESET. */
+void vm_state_reset(Kvm *kvm);
+bool kvm_add_vm_object(Kvm *kvm, Object *machine, GError **error);
+
+/* cpu-object.c: the object lives on without its vCPU. */
+void vcpu_detach_object(Vcpu *vcpu);
+
+/* cpuid.c */
+const struct kvm_cpuid2 *kvm_supported_cpuid(Kvm *kvm, GError **error);
+/* The table a vCPU gets; g_free. */
+struct kvm_cpuid2 *cpu_model_table(const CpuModel *model, Kvm *kvm, unsigned index,
+                                   const SmpTopology *smp, GError **error);
+/* Sets the feature MSRs.  Some hosts (PVM) offer more than they take: an error with "enforce" only. */
+bool cpu_model_set_msrs(const CpuModel *model, int vcpu_fd, bool first, GError **error);

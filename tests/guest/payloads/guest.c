@@ -1,0 +1,53 @@
+#include "guest.h"
+
+extern char vector_64[], vector_65[], vector_66[], vector_67[];
+extern char ap_start[], ap_end[];
+
+static uint64_t idt[256][2] __attribute__((aligned(16)));
+
+static void gate(unsigned vector, const char *entry)
+{
+    uint64_t at = (uint64_t)entry;
+    uint16_t cs;
+    asm("mov %%cs, %0" : "=r"(cs));
+    idt[vector][0] = (at & 0xffff) | (uint64_t)cs << 16 | 0x8eull << 40 | (at >> 16 & 0xffff) << 48;
+    idt[vector][1] = at >> 32;
+}
+
+void idt_load(void)
+{
+    struct {
+        uint16_t limit;
+        uint64_t base;
+    } __attribute__((packed)) pointer = { sizeof(idt) - 1, (uint64_t)idt };
+    gate(64, vector_64);
+    gate(65, vector_65);
+    gate(66, vector_66);
+    gate(67, vector_67);
+    asm volatile("lidt %0" ::"m"(pointer));
+}
+
+/* INIT, SIPI, SIPI (SDM vol. 3, 8.4.4.1; no waits: this is no hardware). */
+void ap_boot(unsigned apic_id)
+{
+    enum { ICR_LOW = 0x300, ICR_HIGH = 0x310, INIT = 0x4500, SIPI = 0x4600, PAGE = 8 };
+    char *to = (char *)(PAGE * 4096ul);
+    for (char *from = ap_start; from < ap_end; from++)
+        *to++ = *from;
+    lapic_write(ICR_HIGH, apic_id << 24);
+    lapic_write(ICR_LOW, INIT);
+    lapic_write(ICR_HIGH, apic_id << 24);
+    lapic_write(ICR_LOW, SIPI | PAGE);
+    lapic_write(ICR_HIGH, apic_id << 24);
+    lapic_write(ICR_LOW, SIPI | PAGE);
+}
+
+__attribute__((weak)) void ap_main(void)
+{
+    end(0xbad0);
+}
+
+__attribute__((weak)) void on_interrupt(unsigned vector)
+{
+    end(0xbad00 + vector);
+}
