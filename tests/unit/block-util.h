@@ -3,6 +3,8 @@
 #include <check.h>
 #undef fail    /* ours is in src/base/error.h */
 #include <fcntl.h>
+#include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -125,7 +127,8 @@ static inline const char *test_dir(void)
         const char *at = g_getenv("VIREO_TEST_DIR");
 
         dir = g_strdup_printf("%s/vireo-block-XXXXXX", at ? at : g_get_tmp_dir());
-        ck_assert_ptr_nonnull(g_mkdtemp(dir));
+        if (!g_mkdtemp(dir))
+            g_error("cannot make %s", dir);
     }
     return dir;
 }

@@ -37,7 +37,7 @@ int main(void)
     tcase_add_test(tcase, read_write_through_raw);
     suite_add_tcase(suite, tcase);
     runner = srunner_create(suite);
-    srunner_set_fork_status(runner, CK_NOFORK);
+    test_dir();                    /* before the forks */
     srunner_run_all(runner, CK_NORMAL);
     failed = srunner_ntests_failed(runner);
     srunner_free(runner);
