@@ -296,10 +296,10 @@ static const char *guess_format(BlockNode *file, GError **error)
 
 static void warn_of_guess(const char *filename)
 {
-    warn_report("WARNING: Image format was not specified for '%s' and probing guessed raw.\n"
-                "         Automatically detecting the format is dangerous for raw images, write "
+    warn_report("Image format was not specified for '%s' and probing guessed raw.\n"
+                "Automatically detecting the format is dangerous for raw images, write "
                 "operations on block 0 will be restricted.\n"
-                "         Specify the 'raw' format explicitly to remove the restrictions.",
+                "Specify the 'raw' format explicitly to remove the restrictions.",
                 filename);
 }
 
