@@ -43,6 +43,12 @@ typedef struct Completion {
     int res;
 } Completion;
 
+typedef struct LoopData {
+    const void *key;
+    void *data;
+    void (*free)(void *data);
+} LoopData;
+
 struct Loop {
     char *name;
     bool is_main;
@@ -69,6 +75,7 @@ struct Loop {
     unsigned batch_max;        /* entries that may wait for the turn's end; 0: as many as fit */
     GArray *stash;             /* of Completion: taken out of the ring, not yet told */
     GQueue poll_reqs;          /* in flight */
+    GArray *data;              /* of LoopData */
 
     int wake_fd;               /* own loops: an eventfd; -1: the main loop */
     uint64_t wake_value;

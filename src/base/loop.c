@@ -35,6 +35,7 @@ Loop *loop_alloc(const char *name, bool is_main)
     loop->timers = g_ptr_array_new();
     loop->polls = g_ptr_array_new();
     loop->stash = g_array_new(FALSE, FALSE, sizeof(Completion));
+    loop->data = g_array_new(FALSE, FALSE, sizeof(LoopData));
     loop->wake_fd = -1;
     return loop;
 }
@@ -70,9 +71,37 @@ void loop_free(Loop *loop)
     g_ptr_array_free(loop->timers, TRUE);
     g_ptr_array_free(loop->polls, TRUE);
     g_array_free(loop->stash, TRUE);
+    for (unsigned i = 0; i < loop->data->len; i++) {
+        LoopData *entry = &g_array_index(loop->data, LoopData, i);
+        if (entry->free)
+            entry->free(entry->data);
+    }
+    g_array_free(loop->data, TRUE);
     close(loop->wake_fd);
     g_free(loop->name);
     g_free(loop);
+}
+
+void *loop_get_data(Loop *loop, const void *key)
+{
+    for (unsigned i = 0; i < loop->data->len; i++) {
+        LoopData *entry = &g_array_index(loop->data, LoopData, i);
+        if (entry->key == key)
+            return entry->data;
+    }
+    return NULL;
+}
+
+void loop_set_data(Loop *loop, const void *key, void *data, void (*free)(void *data))
+{
+    LoopData entry = { key, data, free };
+    for (unsigned i = 0; i < loop->data->len; i++) {
+        if (g_array_index(loop->data, LoopData, i).key == key) {
+            g_array_index(loop->data, LoopData, i) = entry;
+            return;
+        }
+    }
+    g_array_append_val(loop->data, entry);
 }
 
 /* --- Waking: a sleeping loop has waiting set; who adds work and finds it set, wakes it. --- */

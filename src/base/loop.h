@@ -82,6 +82,11 @@ void loop_timer_init(LoopTimer *timer, Loop *loop, LoopFn *fn, void *opaque);
 void loop_timer_set(LoopTimer *timer, int64_t expire_ns);
 void loop_timer_cancel(LoopTimer *timer);
 
+/* Data of the loop's own, by the address of something of its user: an engine's state, for instance.
+ * loop_free calls @free last, when descriptors and timers of the loop are gone. */
+void *loop_get_data(Loop *loop, const void *key);      /* NULL: none */
+void loop_set_data(Loop *loop, const void *key, void *data, void (*free)(void *data));
+
 /* io_uring.  An entry prepared here is submitted with all others of this turn of the loop in one
  * system call (or at once by loop_uring_flush); its completion calls cqe->fn.  loop_uring_ok says
  * whether the host has io_uring at all (probed once, lazily; block/ falls back when it has not).
