@@ -6,7 +6,7 @@
 const char *const aio_words[] = { "threads", "native", "io_uring", NULL };
 
 static const AioEngine *const engines[] = {
-    [AIO_THREADS] = &aio_threads, [AIO_URING] = &aio_uring
+    [AIO_THREADS] = &aio_threads, [AIO_NATIVE] = &aio_native, [AIO_URING] = &aio_uring
 };
 
 bool aio_available(AioKind kind, GError **error)
@@ -14,9 +14,7 @@ bool aio_available(AioKind kind, GError **error)
     if (kind == AIO_URING)
         return loop_uring_ok(loop_main(), error) ||
                error_prefix(error, "aio=io_uring is not available: ");
-    if (kind == AIO_NATIVE)
-        return fail(error, ERR_UNSUPPORTED, "aio=native is not available in this build");
-    return true;
+    return kind != AIO_NATIVE || aio_native_available(error);
 }
 
 static int co_fn transfer_rest(const AioFile *file, bool write, uint64_t offset,

@@ -7,6 +7,7 @@
  */
 #include "block/file-int.h"
 #include "block/image-lock.h"
+#include "src/base/fdset.h"
 #include "src/base/util.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -71,11 +72,37 @@ static bool open_failed(BlockNode *node, const char *filename, int err, GError *
     return false;
 }
 
+/* A descriptor that was passed in (-add-fd, add-fd); O_DIRECT is a flag of it to set. */
+static bool open_passed(BlockNode *node, FileNode *file, const char *filename, GError **error)
+{
+    bool read_only = block_node_read_only(node);
+    int fd = file_open(filename, read_only ? O_RDONLY : O_RDWR, 0, error), flags;
+
+    if (fd < 0 && !read_only && block_node_demote(node, EACCES, NULL)) {
+        g_clear_error(error);
+        fd = file_open(filename, O_RDONLY, 0, error);
+    }
+    if (fd < 0)
+        return error_prefix(error, "Could not open '%s': ", filename);
+    flags = fcntl(fd, F_GETFL);
+    if (block_node_cache_direct(node) && !(flags & O_DIRECT) &&
+        fcntl(fd, F_SETFL, flags | O_DIRECT) < 0) {
+        close(fd);
+        return open_failed(node, filename, EINVAL, error);
+    }
+    file->aio.fd = fd;
+    return true;
+}
+
 static bool open_descriptor(BlockNode *node, FileNode *file, const char *filename, GError **error)
 {
     bool read_only = block_node_read_only(node);
-    int fd = open_with(node, filename, read_only ? O_RDONLY : O_RDWR), err = errno;
+    int fd, err;
 
+    if (g_str_has_prefix(filename, "/dev/fdset/"))
+        return open_passed(node, file, filename, error);
+    fd = open_with(node, filename, read_only ? O_RDONLY : O_RDWR);
+    err = errno;
     if (fd < 0 && !read_only && is_refusal(err) && block_node_demote(node, err, NULL)) {
         fd = open_with(node, filename, O_RDONLY);
         err = errno;
@@ -177,7 +204,7 @@ static bool open_file(BlockNode *node, json_object *options, bool is_device, GEr
     return true;
 }
 
-static bool file_open(BlockNode *node, json_object *options, GError **error)
+static bool regular_open(BlockNode *node, json_object *options, GError **error)
 {
     return open_file(node, options, false, error);
 }
@@ -282,7 +309,7 @@ static void file_probe_sizes(const BlockNode *node, BlockSizes *sizes)
         .probe_sizes = file_probe_sizes,                                                           \
     }
 
-static const BlockDriver file_driver = FILE_DRIVER("file", "a regular file", file_open, true);
+static const BlockDriver file_driver = FILE_DRIVER("file", "a regular file", regular_open, true);
 static const BlockDriver host_device_driver =
     FILE_DRIVER("host_device", "a block or character device of the host", host_device_open, false);
 BLOCK_DRIVER(file_driver)

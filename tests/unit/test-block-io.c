@@ -20,7 +20,7 @@ static const Setup setups[] = {
     { "io_uring", false, "" },
     { "io_uring", true, "" },
     { "io_uring", true, ",file.discard=unmap,detect-zeroes=unmap,discard=unmap" },
-
+    { "native", true, "" },
 };
 
 static bool usable(const Setup *s)
