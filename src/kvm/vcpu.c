@@ -332,6 +332,11 @@ Vcpu *kvm_vcpu_new(Kvm *kvm, unsigned index, uint32_t apic_id, const SmpTopology
         fail(error, ERR_INVALID_PARAMETER, "vCPU %u made out of order", index);
         return NULL;
     }
+    if (index > 0 && kvm->irqchip == KVM_IRQCHIP_OFF) {
+        fail(error, ERR_UNSUPPORTED, "several CPUs need KVM's LAPICs to start one another");
+        error_hint(error, "use kernel-irqchip=on or split");
+        return NULL;
+    }
     if (index == 0)
         install_kick();
     Vcpu *vcpu = g_new0(Vcpu, 1);
