@@ -29,6 +29,8 @@ typedef struct MachineEnv {
     /* Every vCPU to its reset state; NULL in tests.  Main thread, vCPUs stopped. */
     void (*reset_cpus)(Machine *m);
     void (*inject_nmi)(Machine *m, unsigned cpu);
+    /* The process is to end with this exit status (isa-debug-exit); NULL: not possible.  Any thread. */
+    void (*quit)(Machine *m, int status);
     /* The TSC/CPU side of direct kernel boot: vCPU 0's registers after a reset. */
     void (*set_boot_regs)(Machine *m, const BootRegs *regs);
     void *opaque;
