@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include "block/driver.h"
 #include "virtio-driver.h"
 
 enum { IMAGE_SIZE = 1 << 20, ID_BYTES = 20 };
@@ -773,46 +774,192 @@ START_TEST(damaged_state_is_refused)
 }
 END_TEST
 
-/* An image that shrinks behind our back gives errors; with rerror=stop they wait for a cont. */
+/* ---- A disk that fails and waits when told to ---- */
+
+static struct {
+    GMutex lock;
+    int error;
+    bool hold;
+    GQueue held;                            /* of Coroutine */
+} bad;
+
+static int co_fn bad_io(void)
+{
+    g_mutex_lock(&bad.lock);
+    bool wait = bad.hold;
+    if (wait)
+        g_queue_push_tail(&bad.held, co_self());
+    g_mutex_unlock(&bad.lock);
+    if (wait)
+        co_yield();
+    return -__atomic_load_n(&bad.error, __ATOMIC_SEQ_CST);
+}
+
+static int co_fn bad_read(BlockNode *node, uint64_t offset, const struct iovec *iov, int iovcnt,
+                          uint64_t bytes)
+{
+    int ret = bad_io();
+    for (int i = 0; !ret && i < iovcnt; i++)
+        memset(iov[i].iov_base, 0x77, iov[i].iov_len);
+    return ret;
+}
+
+static int co_fn bad_write(BlockNode *node, uint64_t offset, const struct iovec *iov, int iovcnt,
+                           uint64_t bytes, unsigned flags)
+{
+    return bad_io();
+}
+
+static bool bad_open(BlockNode *node, json_object *options, GError **error)
+{
+    return true;
+}
+
+static int64_t bad_size(BlockNode *node)
+{
+    return IMAGE_SIZE;
+}
+
+static const BlockDriver bad_driver = {
+    .name = "test-bad", .help = "fails and waits", .is_protocol = true, .open = bad_open,
+    .get_size = bad_size, .co_read = bad_read, .co_write = bad_write,
+};
+BLOCK_DRIVER(bad_driver)
+
+static Disk bad_disk(const char *extra)
+{
+    Disk d = { .vm = test_vm_new(), .path = g_strdup("") };
+    g_autofree char *options = g_strdup_printf("virtio-blk-pci,drive=bad%s", extra);
+
+    test_object(d.vm, "iothread,id=io0");
+    test_blockdev(d.vm, "test-bad,node-name=bad");
+    d.v = test_virtio_new(d.vm, test_device(d.vm, options));
+    d.header = guest_alloc(d.vm, 16);
+    d.status = guest_alloc(d.vm, 1);
+    d.data = guest_alloc(d.vm, 4096);
+    disk_start(&d, ~0ull);
+    return d;
+}
+
+static bool was_asked_to_stop(void *opaque)
+{
+    return __atomic_load_n(&((TestVm *)opaque)->stop_requests, __ATOMIC_SEQ_CST) >= 3;
+}
+
+static bool used_something(void *opaque)
+{
+    uint16_t id;
+    uint32_t len;
+    return test_queue_poll(opaque, &id, &len);
+}
+
+/* Three failed requests wait through save and load, and are tried again. */
 START_TEST(rerror_stop_parks_requests)
 {
-    TestVm *vm = test_vm_new();
-    test_object(vm, "iothread,id=io0");
     const char *extras[] = { ",rerror=stop", ",rerror=stop,iothread=io0", ",rerror=stop,packed=on" };
-    Disk d = disk_on(vm, make_image(), "disk0", extras[_i]);
-    g_autofree char *saved = g_strconcat(d.path, ".saved", NULL);
+    Disk d = bad_disk(extras[_i]);
     GError *error = NULL;
 
-    disk_start(&d, ~0ull);
-    /* The middle of the file is made unreadable: it is replaced by a hole past the end. */
-    auto_fd fd = open(d.path, O_RDWR);
-    ck_assert_int_eq(ftruncate(fd, 0), 0);
-    add_read(&d, false);
+    bad.error = EIO;
+    for (unsigned i = 0; i < 3; i++)
+        add_read(&d, i == 2);
     test_queue_kick(d.q, false);
-    for (unsigned i = 0; i < 2000 && !__atomic_load_n(&vm->stop_requests, __ATOMIC_SEQ_CST); i++) {
-        loop_iterate(loop_main(), false);
-        g_usleep(100);
-    }
-    if (!vm->stop_requests) {
-        /* The file driver answers reads past the end with zeroes: nothing to park. */
-        disk_free(&d);
-        return;
-    }
-    machine_run_hooks(vm->m, false);
+    ck_assert(test_wait(d.vm, was_asked_to_stop, d.vm));
+    machine_run_hooks(d.vm->m, false);
     g_autoptr(GByteArray) state = save(&d);
     ck_assert_msg(tree_load_state(OBJECT(d.v->pci), state->data, state->len, &error), "%s",
                   error ? error->message : "");
     g_autoptr(GByteArray) again = save(&d);
     ck_assert_uint_eq(again->len, state->len);
     ck_assert_mem_eq(again->data, state->data, state->len);
-    ck_assert_int_eq(ftruncate(fd, IMAGE_SIZE), 0);
-    machine_run_hooks(vm->m, true);
-    uint16_t id;
-    uint32_t len;
-    while (!test_queue_poll(d.q, &id, &len))
-        loop_iterate(loop_main(), false);
-    ck_assert_uint_eq(len, 513);
-    ck_assert_uint_eq(*(uint8_t *)guest_ptr(vm, d.status), VIRTIO_BLK_S_OK);
+    ck_assert(!used_something(d.q));
+    bad.error = 0;
+    machine_run_hooks(d.vm->m, true);
+    for (unsigned i = 0; i < 3; i++)
+        ck_assert(test_wait(d.vm, used_something, d.q));
+    ck_assert_uint_eq(*(uint8_t *)guest_ptr(d.vm, d.status), VIRTIO_BLK_S_OK);
+    ck_assert_uint_eq(*(uint8_t *)guest_ptr(d.vm, d.data), 0x77);
+    disk_free(&d);
+}
+END_TEST
+
+START_TEST(reset_forgets_parked_requests)
+{
+    Disk d = bad_disk(",rerror=stop");
+
+    bad.error = EIO;
+    for (unsigned i = 0; i < 3; i++)
+        add_read(&d, false);
+    test_queue_kick(d.q, false);
+    ck_assert(test_wait(d.vm, was_asked_to_stop, d.vm));
+    machine_run_hooks(d.vm->m, false);
+    machine_reset(d.vm->m);
+    machine_run_hooks(d.vm->m, true);
+    bad.error = 0;
+    test_virtio_free(d.v);
+    d.v = test_virtio_new(d.vm, PCI_DEVICE(d.vm->bus->devices[0]));
+    disk_start(&d, ~0ull);
+    ck_assert_uint_eq(request(&d, VIRTIO_BLK_T_IN, 0, 512, false), VIRTIO_BLK_S_OK);
+    disk_free(&d);
+}
+END_TEST
+
+START_TEST(errors_are_reported_or_ignored)
+{
+    Disk d = bad_disk(_i ? ",werror=ignore,rerror=ignore" : "");
+    uint8_t status = _i ? VIRTIO_BLK_S_OK : VIRTIO_BLK_S_IOERR;
+
+    bad.error = EIO;
+    memset(guest_ptr(d.vm, d.data), 0x44, 512);
+    ck_assert_uint_eq(request(&d, VIRTIO_BLK_T_IN, 0, 512, false), status);
+    /* used.len says that the data was written: it must not be what was there before. */
+    ck_assert(_i || *(uint8_t *)guest_ptr(d.vm, d.data) == 0);
+    ck_assert_uint_eq(request(&d, VIRTIO_BLK_T_OUT, 0, 512, false), status);
+    bad.error = 0;
+    ck_assert_uint_eq(request(&d, VIRTIO_BLK_T_IN, 0, 512, false), VIRTIO_BLK_S_OK);
+    disk_free(&d);
+}
+END_TEST
+
+static void release_held(void *opaque)
+{
+    Coroutine *co;
+
+    g_mutex_lock(&bad.lock);
+    bad.hold = false;
+    while ((co = g_queue_pop_head(&bad.held)))
+        co_wake(co);
+    g_mutex_unlock(&bad.lock);
+}
+
+static bool holds_three(void *opaque)
+{
+    g_mutex_lock(&bad.lock);
+    bool yes = g_queue_get_length(&bad.held) == 3;
+    g_mutex_unlock(&bad.lock);
+    return yes;
+}
+
+/* The reset returns when what was in flight is complete, and nothing is written to the ring later. */
+START_TEST(reset_waits_for_requests)
+{
+    Disk d = bad_disk(_i ? ",iothread=io0" : "");
+
+    bad.hold = true;
+    for (unsigned i = 0; i < 3; i++)
+        add_read(&d, false);
+    test_queue_kick(d.q, false);
+    ck_assert(test_wait(d.vm, holds_three, NULL));
+    loop_post(loop_main(), release_held, NULL);
+    common_store(d.v, VIRTIO_PCI_COMMON_STATUS, 1, 0);
+    ck_assert(g_queue_is_empty(&bad.held));
+    ck_assert_uint_eq(test_status(d.v), 0);
+    uint8_t ring[64];
+    memcpy(ring, guest_ptr(d.vm, d.q->device), sizeof(ring));
+    test_settle(d.vm);
+    ck_assert_mem_eq(ring, guest_ptr(d.vm, d.q->device), sizeof(ring));
+    disk_start(&d, ~0ull);
+    ck_assert_uint_eq(request(&d, VIRTIO_BLK_T_IN, 0, 512, false), VIRTIO_BLK_S_OK);
     disk_free(&d);
 }
 END_TEST
@@ -843,6 +990,9 @@ static void add_tests(TCase *tc)
     tcase_add_loop_test(tc, state_moves_to_another_machine, 0, 2);
     tcase_add_test(tc, damaged_state_is_refused);
     tcase_add_loop_test(tc, rerror_stop_parks_requests, 0, 3);
+    tcase_add_test(tc, reset_forgets_parked_requests);
+    tcase_add_loop_test(tc, errors_are_reported_or_ignored, 0, 2);
+    tcase_add_loop_test(tc, reset_waits_for_requests, 0, 2);
 }
 
 int main(void)

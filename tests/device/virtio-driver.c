@@ -5,12 +5,16 @@
 
 /* ---- The machine ---- */
 
+typedef struct TestMachine {
+    Machine m;
+    Region ram;
+} TestMachine;
+
 static bool test_machine_build(Machine *m, GError **error)
 {
-    static const char *const name = "ram";
-    Region *ram = g_new0(Region, 1);
+    Region *ram = &((TestMachine *)m)->ram;
 
-    region_init_ram(ram, OBJECT(m), name, m->ram, 0, m->ram_size);
+    region_init_ram(ram, OBJECT(m), "ram", m->ram, 0, m->ram_size);
     region_add(&m->memory_root, 0, ram);
     m->main_bus = bus_new("pcie-bus", NULL, m, "pcie.0", error);
     if (!m->main_bus)
@@ -20,12 +24,17 @@ static bool test_machine_build(Machine *m, GError **error)
     return true;
 }
 
+static void test_machine_unrealize(Object *obj)
+{
+    region_destroy(&((TestMachine *)obj)->ram);
+}
+
 static const MachineOps test_machine_ops = {
     .build = test_machine_build, .max_cpus = 4, .default_ram_id = "ram",
 };
 static const Type test_machine_type = {
     .name = "test-pci", .parent = "machine", .help = "RAM and a PCI Express bus",
-    .ops = &test_machine_ops,
+    .size = sizeof(TestMachine), .unrealize = test_machine_unrealize, .ops = &test_machine_ops,
 };
 TYPE_REGISTER(test_machine_type)
 
