@@ -1,0 +1,6 @@
+/* The smallest guest: it has said its first byte, and halts. */
+void payload_main(void);
+
+void payload_main(void)
+{
+}
