@@ -415,8 +415,13 @@ bool loop_iterate(Loop *loop, bool may_block)
 {
     Loop *outer = current;
     current = loop;
-    bool any = loop->is_main ? loop_main_iterate(loop, may_block)
-                             : ring_wait(loop, may_block) | loop_dispatch(loop);
+    bool any;
+    if (loop->is_main) {
+        any = loop_main_iterate(loop, may_block);
+    } else {
+        any = ring_wait(loop, may_block);
+        any |= loop_dispatch(loop);
+    }
     current = outer;
     return any;
 }
