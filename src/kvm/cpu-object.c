@@ -289,7 +289,7 @@ static json_object *get_apic_id(Object *obj, const Property *prop)
 static json_object *get_host_thread(Object *obj, const Property *prop)
 {
     Vcpu *vcpu = ((CpuObject *)obj)->vcpu;
-    return json_object_new_int64(vcpu ? vcpu->tid : 0);
+    return json_object_new_int64(vcpu ? vcpu_thread_id(vcpu) : 0);
 }
 
 static json_object *get_realized(Object *obj, const Property *prop)

@@ -25,6 +25,7 @@ struct KvmIntr {
     Message messages[IOAPIC_PINS];          /* split: of the userspace IOAPIC's pins */
     GArray *routes;                         /* of Message; [0] is GSI 24 */
     unsigned max_gsi;
+    bool created;                           /* the kernel has its chips */
     unsigned batch;                         /* depth of batches */
     bool stale;                             /* the kernel's table is not ours */
 };
@@ -65,7 +66,7 @@ static void put_chips(GArray *table)
 
 static int commit(KvmIntr *intr)
 {
-    if (intr->batch) {
+    if (intr->batch || !intr->created) {
         intr->stale = true;
         return 0;
     }
@@ -103,6 +104,8 @@ static void commit_or_warn(KvmIntr *intr)
 static void set_gsi(IntrController *ic, unsigned gsi, bool level)
 {
     struct kvm_irq_level arg = { .irq = gsi, .level = level };
+    if (!intr_of(ic)->created && !level)    /* a device's first reset: the line is low anyway */
+        return;
     int r = kvm_ioctl(intr_of(ic)->kvm->vm_fd, KVM_IRQ_LINE, &arg);
     TRACE(kvm_set_gsi, "gsi %u level %d: %d", gsi, level, r);
 }
@@ -237,14 +240,25 @@ static const IntrOps split_ops = {
     .ioapic_route = ioapic_route,
 };
 
-static bool create_full(Kvm *kvm, GError **error)
+static bool create_full(KvmIntr *intr, GError **error)
 {
-    int r = kvm_ioctl(kvm->vm_fd, KVM_CREATE_IRQCHIP, NULL);
+    int r = kvm_ioctl(intr->kvm->vm_fd, KVM_CREATE_IRQCHIP, NULL);
     if (r < 0)
         return fail_errno(error, -r, "cannot create KVM's interrupt controllers");
+    intr->created = true;
+    r = commit(intr);
+    if (r < 0)
+        return fail_errno(error, -r, "cannot set KVM's interrupt routes");
     struct kvm_pit_config pit = { .flags = KVM_PIT_SPEAKER_DUMMY };
-    r = kvm_ioctl(kvm->vm_fd, KVM_CREATE_PIT2, &pit);
+    r = kvm_ioctl(intr->kvm->vm_fd, KVM_CREATE_PIT2, &pit);
     return r >= 0 || fail_errno(error, -r, "cannot create KVM's interval timer");
+}
+
+/* Kernels wait milliseconds for an SRCU grace period when memory slots come after the devices of the
+ * chips, and microseconds the other way round: so the first vCPU brings the chips along. */
+bool kvm_intr_create(KvmIntr *intr, GError **error)
+{
+    return !intr || intr->created || create_full(intr, error);
 }
 
 static bool create_split(Kvm *kvm, GError **error)
@@ -260,7 +274,7 @@ static bool create_split(Kvm *kvm, GError **error)
 KvmIntr *kvm_intr_new(Kvm *kvm, GError **error)
 {
     bool split = kvm->irqchip == KVM_IRQCHIP_SPLIT;
-    if (!(split ? create_split : create_full)(kvm, error))
+    if (split && !create_split(kvm, error))
         return NULL;
     KvmIntr *intr = g_new0(KvmIntr, 1);
     intr->kvm = kvm;
@@ -268,12 +282,7 @@ KvmIntr *kvm_intr_new(Kvm *kvm, GError **error)
     intr->routes = g_array_new(false, true, sizeof(Message));
     int max = kvm_ioctl(kvm->vm_fd, KVM_CHECK_EXTENSION, (void *)KVM_CAP_IRQ_ROUTING);
     intr->max_gsi = max > 0 ? max : 1024;   /* KVM_CAP_IRQ_ROUTING counts them since Linux 2.6.30 */
-    int r = split ? 0 : commit(intr);       /* split: KVM starts with an empty table */
-    if (r < 0) {
-        fail_errno(error, -r, "cannot set KVM's interrupt routes");
-        kvm_intr_free(intr);
-        return NULL;
-    }
+    intr->created = split;                  /* and its table of routes is empty */
     return intr;
 }
 

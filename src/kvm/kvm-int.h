@@ -79,6 +79,7 @@ void kvm_slots_attach(KvmSlots *slots);
 
 /* irq.c */
 KvmIntr *kvm_intr_new(Kvm *kvm, GError **error);
+bool kvm_intr_create(KvmIntr *intr, GError **error);    /* the kernel's chips, if not there yet */
 void kvm_intr_free(KvmIntr *intr);
 IntrController *kvm_intr_controller(KvmIntr *intr);
 /* An irqfd for @gsi that also signals @resample when the guest ends a level interrupt. */

@@ -160,6 +160,7 @@ static gpointer vcpu_thread(gpointer opaque)
     Kvm *kvm = vcpu->kvm;
     unblock_kick();
     g_mutex_lock(&kvm->mutex);
+    vcpu->thread = g_thread_self();
     vcpu->pthread = pthread_self();
     vcpu->tid = gettid();
     g_cond_broadcast(&kvm->changed);
@@ -277,6 +278,8 @@ void kvm_vcpus_reset(Kvm *kvm)
 static bool vcpu_create(Vcpu *vcpu, const CpuModel *model, GError **error)
 {
     Kvm *kvm = vcpu->kvm;
+    if (!kvm_intr_create(kvm->intr, error))
+        return false;
     vcpu->fd = kvm_ioctl(kvm->vm_fd, KVM_CREATE_VCPU, GUINT_TO_POINTER(vcpu->apic_id));
     if (vcpu->fd < 0)
         return fail_errno(error, -vcpu->fd, "cannot create vCPU %u (APIC id %u)", vcpu->index,
@@ -309,7 +312,8 @@ static void vcpu_free(Vcpu *vcpu)
     g_free(vcpu);
 }
 
-/* Made with all signals blocked but the kick, so that the others find the main thread. */
+/* Made with all signals blocked but the kick, so that the others find the main thread.  Nobody waits
+ * until the host has time for it: that is done where it matters. */
 static void start_thread(Vcpu *vcpu)
 {
     Kvm *kvm = vcpu->kvm;
@@ -319,8 +323,6 @@ static void start_thread(Vcpu *vcpu)
     g_autofree char *name = g_strdup_printf("CPU %u/KVM", vcpu->index);
     g_mutex_lock(&kvm->mutex);
     vcpu->thread = g_thread_new(name, vcpu_thread, vcpu);
-    while (!vcpu->parked)
-        g_cond_wait(&kvm->changed, &kvm->mutex);
     g_mutex_unlock(&kvm->mutex);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
@@ -341,6 +343,7 @@ Vcpu *kvm_vcpu_new(Kvm *kvm, unsigned index, uint32_t apic_id, const SmpTopology
         install_kick();
     Vcpu *vcpu = g_new0(Vcpu, 1);
     vcpu->kvm = kvm;
+    vcpu->fd = -1;
     vcpu->index = index;
     vcpu->apic_id = apic_id;
     vcpu->smp = *smp;
@@ -387,6 +390,11 @@ Vcpu *kvm_vcpu(const Kvm *kvm, unsigned index)
 
 pid_t vcpu_thread_id(const Vcpu *vcpu)
 {
+    Kvm *kvm = vcpu->kvm;
+    g_mutex_lock(&kvm->mutex);
+    while (!vcpu->tid)
+        g_cond_wait(&kvm->changed, &kvm->mutex);
+    g_mutex_unlock(&kvm->mutex);
     return vcpu->tid;
 }
 
