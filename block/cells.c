@@ -1,5 +1,6 @@
 /* Slot numbers of threads, and the cells that they index. */
 #include "block/cells.h"
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -7,7 +8,7 @@
 
 __thread unsigned block_slot_plus_1;
 
-static GMutex slots_lock;
+static pthread_mutex_t slots_lock = PTHREAD_MUTEX_INITIALIZER;
 static uint64_t slots_taken;               /* bit n: slot n; under slots_lock */
 
 static void slot_give_back(void *slot_plus_1)
@@ -16,9 +17,9 @@ static void slot_give_back(void *slot_plus_1)
 
     if (slot == BLOCK_SLOT_SHARED)
         return;
-    g_mutex_lock(&slots_lock);
+    pthread_mutex_lock(&slots_lock);
     slots_taken &= ~(1ull << slot);
-    g_mutex_unlock(&slots_lock);
+    pthread_mutex_unlock(&slots_lock);
     block_slot_plus_1 = 0;
 }
 
@@ -28,12 +29,12 @@ unsigned block_slot_take(void)
 {
     unsigned slot;
 
-    g_mutex_lock(&slots_lock);
+    pthread_mutex_lock(&slots_lock);
     slot = ~slots_taken ? __builtin_ctzll(~slots_taken) : BLOCK_SLOT_SHARED;
     slot = MIN(slot, BLOCK_SLOT_SHARED);
     if (slot != BLOCK_SLOT_SHARED)
         slots_taken |= 1ull << slot;
-    g_mutex_unlock(&slots_lock);
+    pthread_mutex_unlock(&slots_lock);
     block_slot_plus_1 = slot + 1;
     g_private_set(&slot_key, GUINT_TO_POINTER(slot + 1));
     return slot;

@@ -206,7 +206,7 @@ static BlockNode *node_new(BlockGraph *graph, json_object *options)
     node->children = g_ptr_array_new_with_free_func(free_edge);
     node->parents = g_ptr_array_new();
     node->read_target = node->write_target = node;
-    g_mutex_init(&node->track_lock);
+    pthread_mutex_init(&node->track_lock, NULL);
     return node;
 }
 
@@ -217,7 +217,7 @@ static void node_free(BlockNode *node, bool opened)
     g_ptr_array_free(node->children, TRUE);
     g_ptr_array_free(node->parents, TRUE);
     block_cells_clear(&node->cells);
-    g_mutex_clear(&node->track_lock);
+    pthread_mutex_destroy(&node->track_lock);
     json_object_put(node->options);
     g_free(node->drive ? (char *)node->drive->id : NULL);
     g_free(node->drive ? (char *)node->drive->serial : NULL);

@@ -6,6 +6,7 @@
  * reads it, and it changes only while the users above are quiesced or before the first one is there.
  */
 #pragma once
+#include <pthread.h>
 #include "block/cells.h"
 #include "block/driver.h"
 
@@ -62,7 +63,7 @@ struct BlockNode {
     uint64_t wr_highest_offset;            /* atomic */
     uint64_t flushed;                      /* atomic: `written` of all threads at the last good flush */
     gint rmw_mode;                         /* atomic: read-modify-writes under way or waiting */
-    GMutex track_lock;
+    pthread_mutex_t track_lock;           /* as all locks here: TSan does not see GMutex */
     BlockWrite *track_first, *track_last;  /* under track_lock */
     GSList *mode_waiters;                  /* under track_lock: of Coroutine */
 
@@ -104,7 +105,7 @@ struct BlockUser {
     BlockCells cells;                      /* of BlockUserCell */
     gint quiesced;                         /* atomic; a count */
     gint write_cache;                      /* atomic */
-    GMutex wait_lock;
+    pthread_mutex_t wait_lock;
     GSList *waiters;                       /* under wait_lock: of Coroutine, while quiesced */
     char *name;
     Object *device;                        /* counted */

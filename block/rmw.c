@@ -54,13 +54,13 @@ static void wake_all(GSList *waiters)
 static void co_fn wait_for_fast_writers(BlockNode *node)
 {
     for (;;) {
-        g_mutex_lock(&node->track_lock);
+        pthread_mutex_lock(&node->track_lock);
         if (!fast_writers(node)) {
-            g_mutex_unlock(&node->track_lock);
+            pthread_mutex_unlock(&node->track_lock);
             return;
         }
         node->mode_waiters = g_slist_prepend(node->mode_waiters, co_self());
-        g_mutex_unlock(&node->track_lock);
+        pthread_mutex_unlock(&node->track_lock);
         co_yield();
     }
 }
@@ -84,7 +84,7 @@ void co_fn block_write_enter(BlockNode *node, BlockWrite *write, uint64_t offset
     *write = (BlockWrite){ .start = ALIGN_DOWN(offset, align),
                            .end = ALIGN_UP(offset + bytes, align),
                            .tracked = true, .serialising = serialising };
-    g_mutex_lock(&node->track_lock);
+    pthread_mutex_lock(&node->track_lock);
     if (serialising)
         __atomic_fetch_add(&node->rmw_mode, 1, __ATOMIC_SEQ_CST);
     write->prev = node->track_last;
@@ -92,11 +92,11 @@ void co_fn block_write_enter(BlockNode *node, BlockWrite *write, uint64_t offset
     node->track_last = write;
     while ((other = earlier_conflict(write))) {
         other->waiters = g_slist_append(other->waiters, co_self());
-        g_mutex_unlock(&node->track_lock);
+        pthread_mutex_unlock(&node->track_lock);
         co_yield();
-        g_mutex_lock(&node->track_lock);
+        pthread_mutex_lock(&node->track_lock);
     }
-    g_mutex_unlock(&node->track_lock);
+    pthread_mutex_unlock(&node->track_lock);
     if (serialising)
         wait_for_fast_writers(node);
 }
@@ -105,13 +105,13 @@ static void leave_list(BlockNode *node, BlockWrite *write)
 {
     GSList *waiters;
 
-    g_mutex_lock(&node->track_lock);
+    pthread_mutex_lock(&node->track_lock);
     *(write->prev ? &write->prev->next : &node->track_first) = write->next;
     *(write->next ? &write->next->prev : &node->track_last) = write->prev;
     waiters = g_steal_pointer(&write->waiters);
     if (write->serialising)
         __atomic_fetch_sub(&node->rmw_mode, 1, __ATOMIC_SEQ_CST);
-    g_mutex_unlock(&node->track_lock);
+    pthread_mutex_unlock(&node->track_lock);
     wake_all(waiters);
 }
 
@@ -127,8 +127,8 @@ void block_write_leave(BlockNode *node, BlockNodeCell *cell, BlockWrite *write)
     __atomic_fetch_sub(&cell->writing, 1, __ATOMIC_SEQ_CST);
     if (G_LIKELY(!__atomic_load_n(&node->rmw_mode, __ATOMIC_SEQ_CST)))
         return;
-    g_mutex_lock(&node->track_lock);
+    pthread_mutex_lock(&node->track_lock);
     waiters = g_steal_pointer(&node->mode_waiters);
-    g_mutex_unlock(&node->track_lock);
+    pthread_mutex_unlock(&node->track_lock);
     wake_all(waiters);
 }

@@ -20,11 +20,11 @@ BlockUser *block_user_new(BlockNode *node, const char *name, unsigned perm, unsi
     user->graph = node->graph;
     user->name = g_strdup(name);
     user->write_cache = node->write_cache;
-    g_mutex_init(&user->wait_lock);
+    pthread_mutex_init(&user->wait_lock, NULL);
     user->edge.user = user;
     user->edge.child = node;
     if (!block_edge_attach(&user->edge, perm, shared, error)) {
-        g_mutex_clear(&user->wait_lock);
+        pthread_mutex_destroy(&user->wait_lock);
         g_free(user->name);
         g_free(user);
         return NULL;
@@ -42,7 +42,7 @@ void block_user_free(BlockUser *user)
     g_ptr_array_remove(user->graph->users, user);
     block_edge_detach(&user->edge);
     block_cells_clear(&user->cells);
-    g_mutex_clear(&user->wait_lock);
+    pthread_mutex_destroy(&user->wait_lock);
     object_unref(user->device);
     g_free(user->qdev);
     g_free(user->name);
@@ -72,13 +72,13 @@ static void co_fn wait_while_quiesced(BlockUser *user, BlockUserCell *cell)
 {
     do {
         leave(cell);
-        g_mutex_lock(&user->wait_lock);
+        pthread_mutex_lock(&user->wait_lock);
         if (__atomic_load_n(&user->quiesced, __ATOMIC_SEQ_CST)) {
             user->waiters = g_slist_prepend(user->waiters, co_self());
-            g_mutex_unlock(&user->wait_lock);
+            pthread_mutex_unlock(&user->wait_lock);
             co_yield();
         } else {
-            g_mutex_unlock(&user->wait_lock);
+            pthread_mutex_unlock(&user->wait_lock);
         }
         __atomic_fetch_add(&cell->in_flight, 1, __ATOMIC_SEQ_CST);
     } while (__atomic_load_n(&user->quiesced, __ATOMIC_SEQ_CST));
@@ -119,13 +119,13 @@ void block_user_quiesce(BlockUser *user, bool on)
         __atomic_fetch_sub(&waiting_for_idle, 1, __ATOMIC_SEQ_CST);
         return;
     }
-    g_mutex_lock(&user->wait_lock);
+    pthread_mutex_lock(&user->wait_lock);
     if (__atomic_sub_fetch(&user->quiesced, 1, __ATOMIC_SEQ_CST)) {
-        g_mutex_unlock(&user->wait_lock);
+        pthread_mutex_unlock(&user->wait_lock);
         return;
     }
     waiters = g_slist_reverse(g_steal_pointer(&user->waiters));
-    g_mutex_unlock(&user->wait_lock);
+    pthread_mutex_unlock(&user->wait_lock);
     while (waiters) {
         Coroutine *co = waiters->data;
 
