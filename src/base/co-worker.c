@@ -2,11 +2,14 @@
  * Workers: threads for system calls that block.  Threads are made while calls wait, and end when
  * they have been idle for a while.
  */
+#include <errno.h>
+#include <pthread.h>
 #include <signal.h>
+#include <time.h>
 #include "src/base/co-int.h"
 #include "src/base/sched.h"
 
-enum { IDLE_US = 10 * G_USEC_PER_SEC };
+enum { IDLE_S = 10 };
 
 typedef struct WorkerCall {
     int (*fn)(void *arg);
@@ -18,8 +21,9 @@ typedef struct WorkerCall {
     GList link;
 } WorkerCall;
 
-static GMutex mutex;
-static GCond cond;
+/* Not GLib's: ThreadSanitizer sees these. */
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t cond = PTHREAD_COND_INITIALIZER;
 static GQueue calls = G_QUEUE_INIT;    /* mutex: of WorkerCall */
 static unsigned threads, idle;         /* mutex */
 
@@ -40,11 +44,13 @@ static void perform(WorkerCall *call)
 /* Under the mutex.  NULL: nothing came for a long time. */
 static GList *next_call(void)
 {
-    gint64 end = g_get_monotonic_time() + IDLE_US;
+    struct timespec end;
     bool late = false;
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    end.tv_sec += IDLE_S;
     idle++;
     while (!calls.head && !late)
-        late = !g_cond_wait_until(&cond, &mutex, end);
+        late = pthread_cond_clockwait(&cond, &mutex, CLOCK_MONOTONIC, &end) == ETIMEDOUT;
     idle--;
     return g_queue_pop_head_link(&calls);
 }
@@ -52,14 +58,14 @@ static GList *next_call(void)
 static void *worker(void *opaque)
 {
     GList *link;
-    g_mutex_lock(&mutex);
+    pthread_mutex_lock(&mutex);
     while ((link = next_call())) {
-        g_mutex_unlock(&mutex);
+        pthread_mutex_unlock(&mutex);
         perform(link->data);
-        g_mutex_lock(&mutex);
+        pthread_mutex_lock(&mutex);
     }
     threads--;
-    g_mutex_unlock(&mutex);
+    pthread_mutex_unlock(&mutex);
     return NULL;
 }
 
@@ -79,15 +85,15 @@ static bool start_thread(void)
 /* False: there is no thread, and none can be made. */
 static bool enqueue(WorkerCall *call)
 {
-    g_mutex_lock(&mutex);
+    pthread_mutex_lock(&mutex);
     g_queue_push_tail_link(&calls, &call->link);
     if (calls.length > idle && threads < CO_WORKER_MAX && start_thread())
         threads++;
     bool ok = threads > 0;
     if (!ok)
         g_queue_unlink(&calls, &call->link);
-    g_cond_signal(&cond);
-    g_mutex_unlock(&mutex);
+    pthread_cond_signal(&cond);
+    pthread_mutex_unlock(&mutex);
     return ok;
 }
 

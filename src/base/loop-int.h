@@ -57,6 +57,7 @@ struct Loop {
     LoopBh *incoming;          /* a stack: newest first */
     int waiting;               /* asleep, or about to look for work a last time */
     int kicked, quit;
+    int pushing;               /* threads on their way from adding work to waking */
 
     /* The owner's. */
     LoopBh *posts, **posts_tail;   /* oldest first */

@@ -60,6 +60,8 @@ void loop_free(Loop *loop)
     if (!loop)
         return;
     g_assert(!loop->is_main);
+    while (__atomic_load_n(&loop->pushing, __ATOMIC_ACQUIRE))
+        g_thread_yield();
     ring_destroy(loop);
     free_posts(loop);
     while (loop->fds.head)
@@ -136,14 +138,22 @@ void loop_quit(Loop *loop)
 
 /* --- Posted work and bottom halves share one list; a posted node has loop == NULL. --- */
 
+/* Another thread's node may be run, and the loop be freed after it, before that thread has come to
+ * its wake: it is counted until then. */
 static void push(Loop *loop, LoopBh *node)
 {
+    bool foreign = current != loop;
+    if (foreign)
+        __atomic_fetch_add(&loop->pushing, 1, __ATOMIC_RELAXED);
     LoopBh *head = __atomic_load_n(&loop->incoming, __ATOMIC_RELAXED);
     do {
         node->next = head;
     } while (!__atomic_compare_exchange_n(&loop->incoming, &head, node, true, __ATOMIC_SEQ_CST,
                                           __ATOMIC_RELAXED));
-    wake(loop);
+    if (foreign) {
+        wake(loop);
+        __atomic_fetch_sub(&loop->pushing, 1, __ATOMIC_RELEASE);
+    }
 }
 
 /* Moves what other threads pushed to the owner's list, oldest first. */
