@@ -106,6 +106,7 @@ START_TEST(loops_share_a_node)
         test_root_free(&t);
         return;
     }
+    loop_main();                   /* made by the main thread, before the others wake it */
     node = test_open(t.graph, &error, "raw,node-name=d,cache.direct=%s,file.driver=file,file.aio=%s,"
                      "file.filename=%s", setups[_i].direct ? "on" : "off", setups[_i].aio, path);
     assert_no_error(error);
