@@ -21,6 +21,7 @@ static const struct {
     { "migratable", offsetof(CpuModel, migratable) },
     { "kvm", offsetof(CpuModel, kvm_leaf) },
     { "l3-cache", offsetof(CpuModel, l3_cache) },
+    { "host-cache-info", offsetof(CpuModel, host_cache_info) },
     { "host-phys-bits", offsetof(CpuModel, host_phys_bits) },
     { "pmu", offsetof(CpuModel, pmu) },
     { "cpuid-0xb", offsetof(CpuModel, cpuid_0xb) },
@@ -490,8 +491,8 @@ char *cpu_model_help(void)
                                *name);
         column += length;
     }
-    g_string_append(s, "\n\nProperties: check, enforce, migratable, kvm, l3-cache, pmu, cpuid-0xb, "
-                       "host-phys-bits,\n  phys-bits=N, vendor=TEXT, family=N, model=N, stepping=N, "
-                       "model-id=TEXT, level=N, xlevel=N,\n  min-level=N, min-xlevel=N\n");
+    g_string_append(s, "\n\nProperties: check, enforce, migratable, kvm, l3-cache, host-cache-info, pmu,\n"
+                       "  cpuid-0xb, host-phys-bits, phys-bits=N, vendor=TEXT, family=N, model=N,\n"
+                       "  stepping=N, model-id=TEXT, level=N, xlevel=N, min-level=N, min-xlevel=N\n");
     return g_string_free(s, false);
 }

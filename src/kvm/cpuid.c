@@ -2,6 +2,7 @@
  * The CPUID table of one vCPU, leaf by leaf: a model's features, the topology, the caches and KVM's own
  * leaves.  Leaves are explained in the Intel SDM (vol. 2, CPUID) and the AMD APM (vol. 3, appendix E).
  */
+#include <cpuid.h>
 #include "src/kvm/cpu-model-int.h"
 
 typedef struct Builder {
@@ -75,16 +76,37 @@ static uint32_t cache_sets(const Cache *c)
     return c->size / c->line / c->ways;
 }
 
+/* The host's caches, shared as the guest's topology has it. */
+static void put_host_cache_leaf(Builder *b, uint32_t function, uint32_t cores)
+{
+    uint32_t a, bx, c, d;
+    unsigned i = 0;
+    for (; i < 8; i++) {
+        __cpuid_count(function, i, a, bx, c, d);
+        if (!(a & 0x1f))                    /* no more caches */
+            break;
+        unsigned level = a >> 5 & 7;
+        unsigned shift = level >= 3 ? smp_die_shift(&b->smp) : smp_core_shift(&b->smp);
+        a = (a & 0x3ff) | ((1u << shift) - 1) << 14 | cores;
+        put(b, function, i, a, bx, c, d);
+    }
+    put(b, function, i, 0, 0, 0, 0);
+}
+
 /* Leaves 4 and 0x8000001D are the same but for the cores a package has (Intel only). */
 static void put_cache_leaf(Builder *b, uint32_t function)
 {
     Cache list[4];
     unsigned n = caches(b, list);
-    unsigned cores_field = 1u << (smp_socket_shift(&b->smp) - smp_core_shift(&b->smp));
+    unsigned cores = 1u << (smp_socket_shift(&b->smp) - smp_core_shift(&b->smp));
+    uint32_t cores_field = function == 4 ? (cores - 1) << 26 : 0;
+    if (b->model->host_cache_info) {
+        put_host_cache_leaf(b, function, cores_field);
+        return;
+    }
     for (unsigned i = 0; i < n; i++) {
-        uint32_t a = list[i].type | list[i].level << 5 | 1 << 8 | ((1u << list[i].shift) - 1) << 14;
-        if (function == 4)
-            a |= (cores_field - 1) << 26;
+        uint32_t a = list[i].type | list[i].level << 5 | 1 << 8 |
+                     ((1u << list[i].shift) - 1) << 14 | cores_field;
         put(b, function, i, a, (list[i].line - 1) | (list[i].ways - 1) << 22,
             cache_sets(&list[i]) - 1, list[i].edx);
     }
@@ -101,6 +123,14 @@ static void put_amd_caches(Builder *b)
 {
     Cache l[4];
     unsigned n = caches(b, l);
+    if (b->model->host_cache_info) {
+        for (uint32_t function = 0x80000005; function <= 0x80000006; function++) {
+            uint32_t a, bx, c, d;
+            __cpuid(function, a, bx, c, d);
+            put(b, function, -1, a, bx, c, d);
+        }
+        return;
+    }
     const uint32_t tlb = 0x01ff01ff;        /* 255 entries, 1 way, for 2 MiB and 4 KiB pages */
     put(b, 0x80000005, -1, b->amd ? tlb : 0, b->amd ? tlb : 0,
         l[0].size / KiB << 24 | l[0].ways << 16 | 1 << 8 | l[0].line,

@@ -66,9 +66,11 @@ static void handle_mmio(Vcpu *vcpu)
           run->mmio.phys_addr, run->mmio.len);
 }
 
-/* Writes that KVM has put aside come before the access that ended KVM_RUN.  One ring serves all
- * vCPUs; the VM lock makes us its one consumer. */
-static void drain_coalesced(Vcpu *vcpu)
+/*
+ * Writes that KVM has put aside come before the access that ended KVM_RUN.  One ring serves all
+ * vCPUs; the VM lock makes us its one consumer.
+ */
+void vcpu_drain_coalesced(Vcpu *vcpu)
 {
     struct kvm_coalesced_mmio_ring *ring = vcpu->ring;
     const unsigned max = (4096 - sizeof(*ring)) / sizeof(ring->coalesced_mmio[0]);
@@ -131,7 +133,6 @@ bool vcpu_handle_exit(Vcpu *vcpu)
     struct kvm_run *run = vcpu->run;
     TRACE(kvm_run_exit, "cpu %u reason %u %s", vcpu->index, run->exit_reason,
           exit_name(run->exit_reason));
-    drain_coalesced(vcpu);
     switch (run->exit_reason) {
     case KVM_EXIT_IO:
         handle_io(vcpu);

@@ -95,6 +95,8 @@ void vcpu_call(Vcpu *vcpu, void (*fn)(Vcpu *vcpu, void *opaque), void *opaque);
 
 /* exit.c: acts on vcpu->run after KVM_RUN.  False: the vCPU waits until it is started anew. */
 bool vcpu_handle_exit(Vcpu *vcpu);
+/* Carries out the writes to coalesced regions that KVM has collected. */
+void vcpu_drain_coalesced(Vcpu *vcpu);
 /* An exit or error that leaves nothing to run: logs registers and code, and tells the VM. */
 void vcpu_fail(Vcpu *vcpu, const char *format, ...) G_GNUC_PRINTF(2, 3);
 

@@ -120,6 +120,7 @@ static bool run_guest(Vcpu *vcpu)
         enter_run(vcpu->kvm, vcpu);
         int r = ioctl(vcpu->fd, KVM_RUN, NULL), err = r < 0 ? errno : 0;
         leave_run(vcpu->kvm, vcpu);
+        vcpu_drain_coalesced(vcpu);
         if (err == EINTR || err == EAGAIN)
             return true;
         if (err) {

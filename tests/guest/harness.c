@@ -62,6 +62,7 @@ static void mmio_write(void *opaque, uint64_t offset, uint64_t value, unsigned s
 {
     Guest *g = opaque;
     memcpy(g->mmio_bytes + offset, &value, size);
+    g->mmio_writes++;
 }
 
 static void end_write(void *opaque, uint64_t offset, uint64_t value, unsigned size)
@@ -130,6 +131,7 @@ Guest *guest_new(const GuestConfig *config)
     g->kvm = kvm_new(config->irqchip, &env, &error);
     ck_assert_msg(g->kvm != NULL, "%s", error ? error->message : "?");
     make_map(g);
+    g->mmio.coalesced = config->coalesced;
     ck_assert(kvm_attach_memory(g->kvm, g->memory, g->io, &error));
     g->model = cpu_model_new(g->kvm, config->cpu ?: "host", &error);
     ck_assert_msg(g->model != NULL, "%s", error ? error->message : "?");

@@ -30,6 +30,7 @@ struct Guest {
 
     GMutex mutex;
     GCond changed;
+    unsigned mmio_writes;
     uint32_t result;                        /* of the payload; 0: none yet */
     int event;                              /* KvmEvent, -1: none */
     char *reason;
@@ -39,6 +40,7 @@ typedef struct GuestConfig {
     KvmIrqchip irqchip;
     unsigned cpus;                          /* 0: 1 */
     const char *cpu;                        /* NULL: "host" */
+    bool coalesced;                         /* writes to DATA_MMIO may be late */
 } GuestConfig;
 
 /* Skips the program (77) where there is no /dev/kvm. */

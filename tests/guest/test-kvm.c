@@ -4,6 +4,7 @@
 #include <sys/eventfd.h>
 #include "src/base/options.h"
 #include "src/base/util.h"
+#include "src/kvm/kvm-int.h"
 #include "src/object/state.h"
 #include "tests/guest/harness.h"
 
@@ -66,6 +67,123 @@ START_TEST(interrupts)
     ic->ops->route_del(ic, t.route);
     ck_assert_int_eq(ic->ops->route_add(ic, 0xfee00000, 0x97, &error), t.route);
     close(t.fd);
+    guest_free(g);
+}
+END_TEST
+
+/* The harness raises the line by @fd and answers 0 until the guest's EOI has come back. */
+typedef struct LevelTest {
+    int fd, resample;
+    uint8_t round;
+    unsigned eois;
+} LevelTest;
+
+static void raise_level(Guest *g, uint64_t offset, uint32_t value)
+{
+    LevelTest *t = g->opaque;
+    uint64_t one = 1;
+    t->round = value;
+    if (write(t->fd, &one, 8) != 8)
+        ck_abort_msg("eventfd");
+}
+
+static uint32_t answer_after_resample(Guest *g, uint64_t offset, unsigned size)
+{
+    LevelTest *t = g->opaque;
+    uint64_t n;
+    if (read(t->resample, &n, 8) == 8)
+        t->eois += n;
+    return t->eois >= t->round ? t->round : 0;
+}
+
+START_TEST(level_irqfd_is_resampled)
+{
+    g_autoptr(GError) error = NULL;
+    Guest *g = guest_new(&(GuestConfig){ 0 });
+    LevelTest t = { .fd = eventfd(0, EFD_NONBLOCK), .resample = eventfd(0, EFD_NONBLOCK) };
+    ck_assert(kvm_irqfd_resample(g->kvm, 18, t.fd, t.resample, &error));
+    g->on_write = raise_level;
+    g->on_read = answer_after_resample;
+    g->opaque = &t;
+    guest_run(g, "level", 0);
+    ck_assert_uint_eq(t.eois, 3);
+    guest_free(g);
+    close(t.fd);
+    close(t.resample);
+}
+END_TEST
+
+static void send_level_message(Guest *g, uint64_t offset, uint32_t value)
+{
+    LevelTest *t = g->opaque;
+    t->round = value;
+    kvm_intr(g->kvm)->ops->send_msi(kvm_intr(g->kvm), 0xfee00000, 65 | 1 << 15 | 1 << 14);
+}
+
+static uint32_t answer_after_eoi(Guest *g, uint64_t offset, unsigned size)
+{
+    LevelTest *t = g->opaque;
+    return t->eois >= t->round ? t->round : 0;
+}
+
+static void count_eoi(void *opaque, unsigned vector)
+{
+    LevelTest *t = opaque;
+    ck_assert_uint_eq(vector, 65);
+    t->eois++;
+}
+
+START_TEST(split_irqchip_reports_eois)
+{
+    Guest *g = guest_new(&(GuestConfig){ .irqchip = KVM_IRQCHIP_SPLIT });
+    IntrController *ic = kvm_intr(g->kvm);
+    LevelTest t = { 0 };
+    ic->eoi = count_eoi;
+    ic->eoi_opaque = &t;
+    ic->ops->ioapic_route(ic, 18, false, 0xfee00000, 65 | 1 << 15);
+    g->on_write = send_level_message;
+    g->on_read = answer_after_eoi;
+    g->opaque = &t;
+    guest_run(g, "level", 1);
+    ck_assert_uint_eq(t.eois, 3);
+    guest_free(g);
+}
+END_TEST
+
+/* Ports are handled in the vCPU's own thread, so the NMI comes from there, too: first masked. */
+static void inject_nmi(Guest *g, uint64_t offset, uint32_t value)
+{
+    kvm_inject_nmi(g->kvm, 0);
+    g->bytes[0] = value;
+}
+
+static uint32_t read_byte(Guest *g, uint64_t offset, unsigned size)
+{
+    return g->bytes[offset];
+}
+
+START_TEST(nmi_goes_by_lint1)
+{
+    Guest *g = guest_new(&(GuestConfig){ .irqchip = _i ? KVM_IRQCHIP_SPLIT : KVM_IRQCHIP_ON });
+    g->on_write = inject_nmi;
+    g->on_read = read_byte;
+    guest_run(g, "nmi", 0);
+    guest_free(g);
+}
+END_TEST
+
+static uint32_t are_all_there(Guest *g, uint64_t offset, unsigned size)
+{
+    return g->mmio_writes == 300 && ld_le32(g->mmio_bytes + 4 * (299 % 8)) == 299;
+}
+
+START_TEST(late_writes_come_before_the_next_access)
+{
+    Guest *g = guest_new(&(GuestConfig){ .coalesced = true });
+    g->on_read = are_all_there;
+    guest_run(g, "coalesce", 0);
+    ck_assert_uint_eq(g->mmio_writes, 301); /* none is left behind by a stop */
+    ck_assert_uint_eq(ld_le32(g->mmio_bytes), 12345);
     guest_free(g);
 }
 END_TEST
@@ -158,6 +276,54 @@ START_TEST(state_moves_to_another_vm)
     ck_assert_uint_eq(*(uint64_t *)guest_ram(b, 0x200000), expected_result(42));
     guest_free(a);
     guest_free(b);
+}
+END_TEST
+
+/* The same with a timer that ticks in the LAPIC, and each kind of irqchip. */
+START_TEST(timer_goes_on_in_another_vm)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(GByteArray) saved = g_byte_array_new();
+    GuestConfig config = { .irqchip = _i ? KVM_IRQCHIP_SPLIT : KVM_IRQCHIP_ON };
+    Progress p = { .stop_at = 10 }, q = { 0 };
+    Guest *a = guest_new(&config), *b = guest_new(&config);
+    a->on_write = b->on_write = note_progress;
+    a->opaque = &p;
+    b->opaque = &q;
+    guest_load(a, "timer", 0);
+    guest_start(a);
+    guest_wait_for(a, far_enough, "ticks");
+    guest_stop(a);
+    tree_save_state(a->root, saved);
+    memcpy(guest_ram(b, 0), guest_ram(a, 0), GUEST_RAM);
+    ck_assert_msg(tree_load_state(b->root, saved->data, saved->len, &error), "%s",
+                  error ? error->message : "?");
+    guest_start(b);
+    ck_assert_uint_eq(guest_wait(b), GOOD);
+    guest_stop(b);
+    ck_assert_uint_eq(q.step, 39);
+    guest_free(a);
+    guest_free(b);
+}
+END_TEST
+
+START_TEST(reset_brings_back_the_first_state)
+{
+    Guest *g = guest_new(&(GuestConfig){ .cpus = 2 });
+    g_autoptr(GByteArray) before = g_byte_array_new(), after = g_byte_array_new();
+    g_autofree char *first = vcpu_describe(kvm_vcpu(g->kvm, 0)), *other =
+        vcpu_describe(kvm_vcpu(g->kvm, 1));
+    ck_assert_ptr_nonnull(strstr(first, "RIP=000000000000fff0"));
+    ck_assert_ptr_null(strstr(first, "(halted)"));
+    ck_assert_ptr_nonnull(strstr(other, "(halted)"));
+    guest_run(g, "smp", vcpu_apic_id(kvm_vcpu(g->kvm, 1)));
+    ck_assert(vcpu_halted(kvm_vcpu(g->kvm, 1)));
+    kvm_vcpus_reset(g->kvm);
+    g_autofree char *again = vcpu_describe(kvm_vcpu(g->kvm, 0)), *other_again =
+        vcpu_describe(kvm_vcpu(g->kvm, 1));
+    ck_assert_str_eq(first, again);
+    ck_assert_str_eq(other, other_again);
+    guest_free(g);
 }
 END_TEST
 
@@ -464,9 +630,15 @@ int main(void)
     tcase_set_timeout(t, 120);
     tcase_add_loop_test(t, ports_and_registers, KVM_IRQCHIP_ON, KVM_IRQCHIP_OFF + 1);
     tcase_add_loop_test(t, interrupts, 0, 2);
+    tcase_add_test(t, level_irqfd_is_resampled);
+    tcase_add_test(t, split_irqchip_reports_eois);
+    tcase_add_loop_test(t, nmi_goes_by_lint1, 0, 2);
+    tcase_add_test(t, late_writes_come_before_the_next_access);
     tcase_add_test(t, two_cpus);
     tcase_add_test(t, threads_have_names);
     tcase_add_test(t, state_moves_to_another_vm);
+    tcase_add_loop_test(t, timer_goes_on_in_another_vm, 0, 2);
+    tcase_add_test(t, reset_brings_back_the_first_state);
     tcase_add_test(t, broken_state_is_refused);
     tcase_add_test(t, stop_and_start_many_times);
     tcase_add_test(t, dirty_pages_are_logged);

@@ -1,6 +1,6 @@
 #include "guest.h"
 
-extern char vector_64[], vector_65[], vector_66[], vector_67[];
+extern char vector_2[], vector_64[], vector_65[], vector_66[], vector_67[];
 extern char ap_start[], ap_end[];
 
 static uint64_t idt[256][2] __attribute__((aligned(16)));
@@ -20,6 +20,7 @@ void idt_load(void)
         uint16_t limit;
         uint64_t base;
     } __attribute__((packed)) pointer = { sizeof(idt) - 1, (uint64_t)idt };
+    gate(2, vector_2);
     gate(64, vector_64);
     gate(65, vector_65);
     gate(66, vector_66);

@@ -4,7 +4,7 @@
 
 void guest_main(const void *start_info, uint64_t argument);
 void ap_main(void);                         /* the second CPU, after ap_boot */
-void on_interrupt(unsigned vector);         /* vectors 64 … 67 */
+void on_interrupt(unsigned vector);         /* 2 (NMI), 64 … 67 */
 
 enum { END_PORT = 0x6f0, DATA_PORT = 0x600 };
 #define DATA_MMIO 0xd0000000ul
@@ -72,5 +72,5 @@ static inline void end(uint32_t result)
     } while (0)
 #define GOOD 0x600d
 
-void idt_load(void);                        /* with gates for vectors 64 … 67 */
+void idt_load(void);                        /* with gates for those */
 void ap_boot(unsigned apic_id);

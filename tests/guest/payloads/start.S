@@ -150,6 +150,7 @@ vector_\vector:
     movl $\vector, %eax
     jmp interrupt_common
     .endm
+    entry 2
     entry 64
     entry 65
     entry 66
