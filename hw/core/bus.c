@@ -107,6 +107,11 @@ Bus *bus_find_for(Machine *m, const char *name, const Type *type, GError **error
 
     if (name)
         return find_named(m, name, type, error);
+    /* The board's own bus comes before buses behind bridges. */
+    if (m->main_bus)
+        match_bus(OBJECT(m->main_bus), &search);
+    if (search.found)
+        return search.found;
     object_walk(OBJECT(m), match_bus, &search);
     if (search.found)
         return search.found;

@@ -97,6 +97,8 @@ static bool pci_bus_attach(Bus *b, Device *d, GError **error)
     if (!check_functions(bus, dev, error))
         return false;
     bus->devices[dev->devfn] = dev;
+    if (bus->devices_changed)
+        bus->devices_changed(bus);
     return true;
 }
 
@@ -105,8 +107,11 @@ static void pci_bus_detach(Bus *b, Device *d)
     PciBus *bus = PCI_BUS(b);
     PciDevice *dev = PCI_DEVICE(d);
 
-    if (dev->devfn >= 0 && bus->devices[dev->devfn] == dev)
-        bus->devices[dev->devfn] = NULL;
+    if (dev->devfn < 0 || bus->devices[dev->devfn] != dev)
+        return;
+    bus->devices[dev->devfn] = NULL;
+    if (bus->devices_changed)
+        bus->devices_changed(bus);
 }
 
 static uint8_t bus_number(const PciBus *bus)
@@ -160,6 +165,16 @@ void pci_bus_config_write(PciBus *root, uint8_t bus, uint8_t devfn, unsigned off
 
     if (dev && OBJECT(dev)->realized)
         pci_config_write(dev, offset, value, size);
+}
+
+void pci_bus_reset_device(PciDevice *dev)
+{
+    PciBus *behind = pci_bridge_bus(dev);
+
+    object_reset(OBJECT(dev));
+    for (unsigned i = 0; behind && i < G_N_ELEMENTS(behind->devices); i++)
+        if (behind->devices[i])
+            pci_bus_reset_device(behind->devices[i]);
 }
 
 /* ---- INTx ---- */

@@ -9,6 +9,8 @@ void pci_update_intx(PciDevice *dev);
 void pci_bus_set_intx(PciBus *bus, PciDevice *dev, unsigned pin, bool level);
 /* The bridge that a bus is behind; NULL for a root bus. */
 PciDevice *pci_bus_bridge(const PciBus *bus);
+/* Resets a device and what is behind it. */
+void pci_bus_reset_device(PciDevice *dev);
 /* Bytes of config space that @dev has. */
 unsigned pci_config_size(const PciDevice *dev);
 const PciDeviceOps *pci_ops(const PciDevice *dev);

@@ -74,6 +74,7 @@ struct PciBus {
     void (*set_intx)(PciBus *bus, PciDevice *dev, unsigned pin, bool level);
     void *opaque;                           /* of set_intx */
     uint16_t intx_count[4];                 /* asserted inputs of each pin after swizzling */
+    void (*devices_changed)(PciBus *bus);   /* one was attached or detached; NULL: nobody cares */
     uint8_t slots;                          /* that there are; 0: 32 (a PCIe link has 1) */
     uint8_t slot_reserved[32];              /* not given out automatically */
 };

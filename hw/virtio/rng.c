@@ -20,7 +20,7 @@ void rng_when_ready(RngBackend *rng, void (*fn)(void *opaque), void *opaque)
 }
 
 static const Type rng_backend_type = {
-    .name = "rng-backend", .parent = "object", .help = "source of entropy",
+    .name = "rng-backend", .parent = "user-object", .help = "source of entropy",
     .size = sizeof(RngBackend), .abstract = true,
 };
 TYPE_REGISTER(rng_backend_type)

@@ -45,38 +45,44 @@ static ssize_t fill(VirtioRng *r)
 
 static void serve(void *opaque);
 
-/* 5.4.6: at least one byte a buffer; so an empty source or quota makes the buffer wait. */
-static void wait_for_more(VirtioRng *r)
+/* One buffer; false: it has to wait, or the device is broken. */
+static bool serve_one(VirtioRng *r)
 {
-    if (!r->quota)
-        return;                             /* the timer is running */
-    rng_when_ready(RNG_BACKEND(r->backend), serve, r);
+    ssize_t n;
+
+    if (!r->chain.in_bytes || r->chain.out_bytes) {
+        virtio_break(&r->vdev, "a buffer for entropy must be writable, and only that");
+        return false;
+    }
+    n = fill(r);
+    if (n < 0) {
+        warn_report("%s: reading entropy: %s", virtio_name(&r->vdev), g_strerror(-n));
+        virtio_break(&r->vdev, "the source of entropy fails");
+        return false;
+    }
+    if (!n) {
+        /* 5.4.6: at least one byte a buffer; so an empty source makes it wait. */
+        virtq_unpop(r->requests, &r->chain);
+        rng_when_ready(RNG_BACKEND(r->backend), serve, r);
+        return false;
+    }
+    r->quota -= n;
+    virtq_push(r->requests, &r->chain, n);
+    if (r->max_bytes != INT64_MAX && r->refill.expire_ns < 0)
+        loop_timer_set(&r->refill, loop_clock_ns() + r->period_ms * 1000000ll);
+    return true;
 }
 
 static void serve(void *opaque)
 {
     VirtioRng *r = opaque;
+    bool more = true;
 
-    while (r->quota && virtq_pop(r->requests, &r->chain)) {
-        if (!r->chain.in_bytes || r->chain.out_bytes) {
-            virtio_break(&r->vdev, "a buffer for entropy must be writable, and only that");
-            return;
-        }
-        ssize_t n = fill(r);
-        if (n < 0) {
-            warn_report("%s: reading entropy: %s", virtio_name(&r->vdev), g_strerror(-n));
-            virtio_break(&r->vdev, "the source of entropy fails");
-            return;
-        }
-        if (!n) {
-            virtq_unpop(r->requests, &r->chain);
-            wait_for_more(r);
-            break;
-        }
-        r->quota -= n;
-        virtq_push(r->requests, &r->chain, n);
-        if (r->max_bytes != INT64_MAX && r->refill.expire_ns < 0)
-            loop_timer_set(&r->refill, loop_clock_ns() + r->period_ms * 1000000ll);
+    /* Without quota the timer calls again. */
+    while (more && r->quota) {
+        while (more && r->quota && virtq_pop(r->requests, &r->chain))
+            more = serve_one(r);
+        more = more && !virtq_set_notification(r->requests, true);
     }
     virtq_flush(r->requests);
 }

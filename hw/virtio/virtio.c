@@ -101,13 +101,32 @@ static bool poll_queue(void *opaque)
     return true;
 }
 
+/* While the loop polls it sees the ring by itself: the driver need not kick. */
+static void polling_begins(void *opaque)
+{
+    virtq_set_polling(opaque, true);
+}
+
+static bool polling_ends(void *opaque)
+{
+    Virtqueue *vq = opaque;
+
+    virtq_set_polling(vq, false);
+    if (virtq_set_notification(vq, true))
+        return false;
+    vq->handler(vq->vdev, vq);
+    return true;
+}
+
 static void watch_queue(void *opaque)
 {
     Virtqueue *vq = opaque;
 
     vq->kick_watch = loop_add_fd(vq->loop, vq->kick_fd, G_IO_IN, kick_ready, vq);
-    if (vq->loop != loop_main())
-        vq->poll = loop_add_poll(vq->loop, poll_queue, vq);
+    if (vq->loop == loop_main())
+        return;
+    vq->poll = loop_add_poll(vq->loop, poll_queue, vq);
+    loop_poll_set_edges(vq->poll, polling_begins, polling_ends);
 }
 
 static void unwatch_queue(void *opaque)
@@ -120,6 +139,7 @@ static void unwatch_queue(void *opaque)
         loop_fd_remove(vq->kick_watch);
     vq->poll = NULL;
     vq->kick_watch = NULL;
+    vq->polling = false;
 }
 
 /* ---- Start and stop: the main thread ---- */
@@ -293,7 +313,7 @@ bool virtio_set_status(VirtioDevice *vdev, uint8_t status)
 void virtio_reset(VirtioDevice *vdev)
 {
     vdev->resetting = true;
-    do_update(vdev);
+    virtio_update(vdev);
 }
 
 bool virtio_enable_queue(VirtioDevice *vdev, unsigned index)

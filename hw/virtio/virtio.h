@@ -81,7 +81,9 @@ struct VirtioDevice {
 };
 #define VIRTIO_DEVICE(ptr) ((VirtioDevice *)(ptr))
 
-/* Called by the device in its realize.  @handler runs in the queue's loop when the driver kicked. */
+/* Called by the device in its realize.  @handler runs in the queue's loop when the driver kicked; before
+ * it returns it has found the ring empty and asked for the next kick (virtq_set_notification), or
+ * knows itself when to go on. */
 typedef void VirtqHandler(VirtioDevice *vdev, Virtqueue *vq);
 Virtqueue *virtio_add_queue(VirtioDevice *vdev, unsigned max_size, VirtqHandler *handler);
 /* Which loop serves it from the next start on; default: the main loop. */
@@ -101,7 +103,7 @@ const char *virtio_name(const VirtioDevice *vdev);       /* for messages: its id
  * thread is done by the main loop a little later: until then the status reads as before (the driver
  * waits for 0, 4.1.4.3.2).  In the main thread it is done on return.  False: not accepted. */
 bool virtio_set_status(VirtioDevice *vdev, uint8_t status);
-void virtio_reset(VirtioDevice *vdev);                   /* main thread */
+void virtio_reset(VirtioDevice *vdev);
 /* Starts or stops the data plane as status, run state and bus mastering now ask for. */
 void virtio_update(VirtioDevice *vdev);
 void virtio_set_guest_features(VirtioDevice *vdev, uint64_t features);

@@ -33,6 +33,7 @@ struct Virtqueue {
     int kick_fd;                            /* eventfd */
     LoopFd *kick_watch;
     LoopPoll *poll;
+    bool polling;                           /* the loop looks: virtq_set_notification rests */
 };
 
 /* virtq.c */
@@ -42,6 +43,8 @@ void virtq_reset(Virtqueue *vq);
 bool virtq_layout_ok(const Virtqueue *vq, bool packed);
 bool virtq_start(Virtqueue *vq, AddressSpace *as);   /* false: the device is now broken */
 void virtq_stop(Virtqueue *vq);
+/* On: no kicks are asked for, whatever the handler says, until it is off. */
+void virtq_set_polling(Virtqueue *vq, bool on);
 void virtq_save(const Virtqueue *vq, StateWriter *w);
 bool virtq_load(Virtqueue *vq, StateReader *r, GError **error);
 /* After all fields were loaded: do they fit the features? */

@@ -185,7 +185,7 @@ bool virtq_empty(Virtqueue *vq)
 
 bool virtq_set_notification(Virtqueue *vq, bool on)
 {
-    if (!vq->running)
+    if (!vq->running || vq->polling)
         return true;
     memory_read_enter();
     if (vq->packed)
@@ -198,6 +198,13 @@ bool virtq_set_notification(Virtqueue *vq, bool on)
     /* The driver fills the ring, then looks whether to kick; we say so, then look at the ring. */
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     return virtq_empty(vq);
+}
+
+void virtq_set_polling(Virtqueue *vq, bool on)
+{
+    if (on)
+        virtq_set_notification(vq, false);
+    vq->polling = on;
 }
 
 unsigned virtq_index(const Virtqueue *vq)
@@ -307,6 +314,7 @@ bool virtq_start(Virtqueue *vq, AddressSpace *as)
         return false;
     }
     vq->running = true;
+    virtq_set_notification(vq, true);
     return true;
 }
 

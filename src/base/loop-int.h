@@ -35,7 +35,10 @@ struct LoopFd {
 struct LoopPoll {
     Loop *loop;                /* NULL: removed, freed by the loop */
     bool (*fn)(void *opaque);
+    void (*begin)(void *opaque);
+    bool (*end)(void *opaque);
     void *opaque;
+    bool begun;
 };
 
 typedef struct Completion {

@@ -369,6 +369,12 @@ void loop_poll_remove(LoopPoll *poll)
     g_free(poll);
 }
 
+void loop_poll_set_edges(LoopPoll *poll, void (*begin)(void *opaque), bool (*end)(void *opaque))
+{
+    poll->begin = begin;
+    poll->end = end;
+}
+
 void loop_set_poll_params(Loop *loop, LoopPollParams params)
 {
     loop->poll_params = params;
@@ -376,6 +382,30 @@ void loop_set_poll_params(Loop *loop, LoopPollParams params)
 }
 
 /* Hooks may remove themselves or others: the array is read anew at each step. */
+static void begin_polling(Loop *loop)
+{
+    for (unsigned i = 0; i < loop->polls->len; i++) {
+        LoopPoll *poll = loop->polls->pdata[i];
+        if (poll->begun || !poll->begin)
+            continue;
+        poll->begun = true;
+        poll->begin(poll->opaque);
+    }
+}
+
+static bool end_polling(Loop *loop)
+{
+    bool found = false;
+    for (unsigned i = 0; i < loop->polls->len; i++) {
+        LoopPoll *poll = loop->polls->pdata[i];
+        if (!poll->begun)
+            continue;
+        poll->begun = false;
+        found |= poll->end(poll->opaque);
+    }
+    return found;
+}
+
 static bool call_hooks(Loop *loop)
 {
     bool found = false;
@@ -390,6 +420,7 @@ static bool busy_poll(Loop *loop, int64_t start, int64_t timeout_ns)
 {
     int64_t end = start + (timeout_ns < 0 ? loop->poll_ns : MIN(loop->poll_ns, timeout_ns));
     ring_submit(loop);
+    begin_polling(loop);
     do {
         if (call_hooks(loop))
             return true;
@@ -427,6 +458,9 @@ bool ring_wait(Loop *loop, bool may_block)
     bool adaptive = timeout != 0 && loop->polls->len && loop->poll_params.max_ns > 0;
     int64_t start = adaptive ? loop_clock_ns() : 0;
     if (adaptive && loop->poll_ns > 0 && busy_poll(loop, start, timeout)) {
+        found = true;
+        timeout = 0;
+    } else if (timeout != 0 && !loop_has_work(loop) && end_polling(loop)) {
         found = true;
         timeout = 0;
     }

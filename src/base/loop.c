@@ -412,6 +412,9 @@ bool loop_dispatch(Loop *loop)
         return dispatch_drawn(loop, &b) || any;
     while (b.completions-- && ring_complete_one(loop, 0))
         any = true;
+    /* What completions put off to the end of the turn (a batch of interrupts) is this turn's. */
+    collect(loop);
+    b.posts = loop->post_count;
     while (b.posts-- && run_post(loop, 0))
         any = true;
     while (b.fds-- && run_fd(loop, 0))

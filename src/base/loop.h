@@ -64,6 +64,10 @@ void loop_fd_remove(LoopFd *watch);    /* also from inside its callback */
 typedef struct LoopPoll LoopPoll;
 LoopPoll *loop_add_poll(Loop *loop, bool (*fn)(void *opaque), void *opaque);
 void loop_poll_remove(LoopPoll *poll);
+/* @begin: from now on the hook is called whenever the loop waits; @end: not any more, the loop is about
+ * to sleep.  @end returns true if it found (and did) work.  They alternate; neither is called for a
+ * hook that is removed. */
+void loop_poll_set_edges(LoopPoll *poll, void (*begin)(void *opaque), bool (*end)(void *opaque));
 typedef struct LoopPollParams {
     int64_t max_ns, grow, shrink;      /* 0: never poll; factors, 0: default */
 } LoopPollParams;
