@@ -8,6 +8,7 @@
  */
 #include "src/base/epoch.h"
 #include <glib.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -23,7 +24,8 @@ typedef struct Deferred {
     void *arg;
 } Deferred;
 
-static GMutex lock;                        /* guards slots and deferred */
+/* guards slots and deferred; of a kind that ThreadSanitizer understands */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static ReaderSlot *slots;
 static GQueue deferred = G_QUEUE_INIT;     /* of Deferred, oldest first */
 static uint64_t current_epoch = 1;         /* atomic */
@@ -32,14 +34,14 @@ static void remove_slot(void *opaque)
 {
     ReaderSlot *slot = opaque;
 
-    g_mutex_lock(&lock);
+    pthread_mutex_lock(&lock);
     for (ReaderSlot **link = &slots; *link; link = &(*link)->next) {
         if (*link == slot) {
             *link = slot->next;
             break;
         }
     }
-    g_mutex_unlock(&lock);
+    pthread_mutex_unlock(&lock);
     g_free(slot);
 }
 
@@ -50,10 +52,10 @@ static ReaderSlot *add_slot(void)
 {
     my_slot = g_new0(ReaderSlot, 1);
     g_private_set(&slot_key, my_slot);
-    g_mutex_lock(&lock);
+    pthread_mutex_lock(&lock);
     my_slot->next = slots;
     slots = my_slot;
-    g_mutex_unlock(&lock);
+    pthread_mutex_unlock(&lock);
     return my_slot;
 }
 
@@ -91,13 +93,13 @@ static Deferred *take_ready(void)
 {
     Deferred *head;
 
-    g_mutex_lock(&lock);
+    pthread_mutex_lock(&lock);
     head = g_queue_peek_head(&deferred);
     if (head && head->epoch <= oldest_reader())
         g_queue_pop_head(&deferred);
     else
         head = NULL;
-    g_mutex_unlock(&lock);
+    pthread_mutex_unlock(&lock);
     return head;
 }
 
@@ -118,10 +120,10 @@ void epoch_defer(void (*fn)(void *arg), void *arg)
 
     entry->fn = fn;
     entry->arg = arg;
-    g_mutex_lock(&lock);
+    pthread_mutex_lock(&lock);
     entry->epoch = __atomic_add_fetch(&current_epoch, 1, __ATOMIC_SEQ_CST);
     g_queue_push_tail(&deferred, entry);
-    g_mutex_unlock(&lock);
+    pthread_mutex_unlock(&lock);
     run_ready();
 }
 
@@ -131,9 +133,9 @@ void epoch_flush(void)
     bool busy;
 
     do {
-        g_mutex_lock(&lock);
+        pthread_mutex_lock(&lock);
         busy = oldest_reader() < target;
-        g_mutex_unlock(&lock);
+        pthread_mutex_unlock(&lock);
         if (busy)
             g_thread_yield();
     } while (busy);
