@@ -231,7 +231,7 @@ bool object_walk(Object *obj, bool (*fn)(Object *obj, void *opaque), void *opaqu
 
 /* ---- realize, unrealize, reset ---- */
 
-/* Undoes realize from @leaf up to the root type, but skips those below @from (not realized). */
+/* Undoes realize of @from and its parents; what is below it was not realized yet. */
 static void unrealize_from(Object *obj, const Type *from)
 {
     for (const Type *type = from; type; type = type_parent(type)) {
@@ -247,7 +247,7 @@ static bool realize_chain(Object *obj, const Type *type, GError **error)
     if (parent && !realize_chain(obj, parent, error))
         return false;
     if (type->realize && !type->realize(obj, error)) {
-        unrealize_from(obj, parent);
+        unrealize_from(obj, type);
         return false;
     }
     return true;

@@ -28,7 +28,8 @@ struct Type {
 
     /* realize: parents first, then realize_done children first.  So a base class prepares
      * (config space, bus slot), the leaf adds its parts, and the base class finishes (maps the
-     * BARs).  If one fails, what had succeeded is unrealized.  unrealize: children first.
+     * BARs).  If one fails, it and those before it are unrealized: unrealize takes what its own
+     * realize left half-done.  unrealize: children first.
      * reset: parents first.  All under the VM lock, in the main thread. */
     bool (*realize)(Object *obj, GError **error);
     bool (*realize_done)(Object *obj, GError **error);

@@ -120,7 +120,7 @@ START_TEST(failed_realize_is_undone)
     g_string_truncate(calls, 0);
     ck_assert(!object_realize(dog, &error));
     ck_error(error, "three legs");
-    ck_assert_str_eq(calls->str, "animal-realize dog-realize animal-unrealize ");
+    ck_assert_str_eq(calls->str, "animal-realize dog-realize dog-unrealize animal-unrealize ");
     ck_assert(!dog->realized);
 
     ck_assert(object_set_u64(dog, "legs", 5, NULL));
