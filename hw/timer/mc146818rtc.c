@@ -54,6 +54,7 @@ typedef struct Rtc {
     GuestTimer second_timer, periodic_timer;
 } Rtc;
 enum { POLICY_DISCARD, POLICY_SLEW };
+#define OFFSET_MAX_NS (INT64_MAX / 2)
 
 static Machine *rtc_machine(const Rtc *s)
 {
@@ -278,12 +279,19 @@ static void rtc_emit_change(Rtc *s, int64_t offset_s)
     event_emit(OBJECT(s), "RTC_CHANGE", data);
 }
 
+/* Registers can say years up to 16,665; nanoseconds in 64 bits hold 1906 to 2191. */
+static int64_t limit_s(int64_t seconds)
+{
+    return CLAMP(seconds, -INT64_C(2000000000), INT64_C(7000000000));
+}
+
 /* The clock runs on from what is in the registers. */
 static void rtc_start_counting(Rtc *s, int64_t fraction_ns)
 {
-    int64_t before = rtc_now_ns(s), set = time_from_registers(s) * NS_PER_S + fraction_ns;
+    int64_t before = rtc_now_ns(s);
+    int64_t set = limit_s(time_from_registers(s)) * NS_PER_S + fraction_ns;
 
-    s->offset_ns += set - before;
+    s->offset_ns = CLAMP(set - rtc_host_ns(s), -OFFSET_MAX_NS, OFFSET_MAX_NS);
     s->seen_s = floor_div(rtc_now_ns(s), NS_PER_S);
     int64_t away_s = floor_div(set - before + NS_PER_S / 2, NS_PER_S);
     if (away_s) {
@@ -467,7 +475,8 @@ static void rtc_set_start(Rtc *s)
     Machine *m = rtc_machine(s);
     int64_t real_s = g_get_real_time() / G_USEC_PER_SEC;
 
-    s->offset_ns = m->rtc.offset_s * NS_PER_S;
+    s->offset_ns = CLAMP(m->rtc.offset_s, -OFFSET_MAX_NS / NS_PER_S, OFFSET_MAX_NS / NS_PER_S) *
+                   NS_PER_S;
     if (m->rtc.clock_vm)
         s->offset_ns += real_s * NS_PER_S - rtc_host_ns(s);
     if (!m->rtc.utc) {
@@ -527,7 +536,7 @@ static bool rtc_post_load(void *obj, uint32_t version, GError **error)
 {
     Rtc *s = obj;
 
-    if (s->offset_ns > INT64_MAX / 2 || s->offset_ns < INT64_MIN / 2)
+    if (s->offset_ns > OFFSET_MAX_NS || s->offset_ns < -OFFSET_MAX_NS)
         return fail(error, ERR_CORRUPT, "the clock's offset is out of range");
     rtc_arm_second_timer(s);
     rtc_arm_periodic_timer(s);

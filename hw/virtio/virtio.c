@@ -495,7 +495,8 @@ static bool virtio_post_load(void *obj, uint32_t version, GError **error)
     VirtioDevice *vdev = obj;
     uint64_t unknown = vdev->guest_features & ~vdev->host_features;
 
-    if (unknown)
+    /* Until FEATURES_OK a driver may have written anything; only that bit means acceptance (3.1.1). */
+    if (unknown && (vdev->status & VIRTIO_STATUS_FEATURES_OK))
         return fail(error, ERR_CORRUPT, "the driver uses features 0x%" PRIx64 ", which this device "
                     "does not offer", unknown);
     for (unsigned i = 0; i < vdev->num_queues; i++)

@@ -1,6 +1,5 @@
 /* Making a machine from command-line options, and reaching its ports, memory, events and state. */
 #include "src/base/options.h"
-#include "src/chardev/chardev.h"
 #include "tests/device/harness-int.h"
 
 /* One lock for all machines of the process: the main loop knows only one. */
@@ -119,11 +118,6 @@ static bool apply_blockdev(TestMachine *m, json_object *options, GError **error)
     return block_node_open(m->block, options, error) != NULL;
 }
 
-static bool apply_chardev(TestMachine *m, json_object *options, GError **error)
-{
-    return chardev_create(m->root, options, error) != NULL;
-}
-
 static bool apply_machine(TestMachine *m, json_object *options, GError **error)
 {
     json_object_object_foreach(options, key, value)
@@ -152,7 +146,6 @@ static bool apply_device(TestMachine *m, json_object *options, GError **error)
 
 static const Option backend_options[] = {
     { "-object", "qom-type", apply_object },
-    { "-chardev", "backend", apply_chardev },
     { "-blockdev", "driver", apply_blockdev },
     {}
 };
