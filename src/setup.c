@@ -204,11 +204,10 @@ static bool setup_accel(Vm *vm, const Config *c, GError **error)
     return false;
 }
 
-/* What vm_setup itself takes from -machine, or what another phase uses. */
+/* What other phases take from -machine. */
 static bool is_ours(const char *key)
 {
-    static const char *const ours[] = { "type", "accel", "kernel-irqchip", "memory-backend",
-                                        "dirty-ring-size", NULL };
+    static const char *const ours[] = { "type", "accel", "kernel-irqchip", NULL };
 
     return g_strv_contains(ours, key);
 }
@@ -326,27 +325,15 @@ static bool memory_size(const Config *c, uint64_t *ret, GError **error)
     return *ret || fail(error, ERR_INVALID_PARAMETER, "a machine needs memory");
 }
 
-/* The backend that -machine memory-backend= names, or one made from -m and -mem-path. */
-static Object *memory_object(Vm *vm, const Config *c, const char *default_id, uint64_t size,
-                             GError **error)
+/* Memory that -m alone does not describe: -mem-path and -mem-prealloc make a backend object. */
+static Object *make_memory_backend(Vm *vm, const Config *c, const char *id, uint64_t size,
+                                   GError **error)
 {
-    const char *id = machine_option(c, "memory-backend");
-    g_autoptr(json_object) opts = NULL;
-    Object *obj;
+    g_autoptr(json_object) opts = json_object_new_object();
 
-    if (id) {
-        obj = object_resolve(vm->root, id);
-        if (!obj || !object_is_a(obj, "memory-backend")) {
-            fail(error, ERR_NOT_FOUND, "-machine memory-backend=%s: no such memory backend", id);
-            error_hint(error, "define it: -object memory-backend-ram,id=%s,size=…", id);
-            return NULL;
-        }
-        return obj;
-    }
-    opts = json_object_new_object();
     json_object_object_add(opts, "qom-type", json_object_new_string(
         c->mem_path ? "memory-backend-file" : "memory-backend-ram"));
-    json_object_object_add(opts, "id", json_object_new_string(default_id));
+    json_object_object_add(opts, "id", json_object_new_string(id));
     json_object_object_add(opts, "size", json_object_new_uint64(size));
     if (c->mem_path)
         json_object_object_add(opts, "mem-path", json_object_new_string(c->mem_path));
@@ -355,26 +342,22 @@ static Object *memory_object(Vm *vm, const Config *c, const char *default_id, ui
     return object_create_user(vm->root, opts, error);
 }
 
+/* The machine takes its memory from a backend that is named, or makes one of ram_size bytes. */
 static bool setup_memory(Vm *vm, const Config *c, GError **error)
 {
     Machine *m = vm->machine;
     const MachineOps *ops = type_ops(m->obj.type);
     uint64_t size;
+    Object *backend;
 
     if (!memory_size(c, &size, error))
         return error_prefix(error, "-m: ");
-    if (!ops->default_ram_id)
+    if (c->memory || (ops->default_cpu && !m->ram_backend))
+        m->ram_size = size;
+    if (m->ram_backend || !ops->default_ram_id || (!c->mem_path && !c->mem_prealloc))
         return true;
-    m->ram_backend = memory_object(vm, c, ops->default_ram_id, size, error);
-    if (!m->ram_backend)
-        return false;
-    m->ram = memory_backend_block((MemoryBackend *)m->ram_backend);
-    m->ram_size = ram_block_size(m->ram);
-    if (c->memory && m->ram_size != size)
-        return fail(error, ERR_INVALID_PARAMETER,
-                    "-m says %" PRIu64 " bytes, but memory backend '%s' has %" PRIu64, size,
-                    m->ram_backend->name, m->ram_size);
-    return memory_backend_claim((MemoryBackend *)m->ram_backend, error);
+    backend = make_memory_backend(vm, c, ops->default_ram_id, size, error);
+    return backend && object_set_link(OBJECT(m), "memory-backend", backend, error);
 }
 
 static bool setup_board(Vm *vm, const Config *c, GError **error)

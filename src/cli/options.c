@@ -356,7 +356,6 @@ static const CliParam memory_params[] = {
 static const CliParam accel_params[] = {
     S("accel", "kvm"),
     S("kernel-irqchip", "on, split or off"),
-    N("dirty-ring-size", "entries of a vCPU's dirty ring"),
     {}
 };
 static const CliParam name_params[] = {
