@@ -289,12 +289,15 @@ void vm_free(Vm *vm)
         machine_run_hooks(vm->machine, false);
     if (vm->kvm)
         kvm_vcpus_destroy(vm->kvm);
+    /* Devices let go of KVM's interrupts, then KVM of the machine's address spaces. */
+    object_ref(vm->machine);
     if (vm->machine)
         machine_delete(vm->machine);
     if (vm->block)
         block_graph_close(vm->block);
     if (vm->kvm)
         kvm_free(vm->kvm);
+    object_unref(vm->machine);
     cpu_model_free(vm->cpu_model);
     object_unref(vm->root);
     loop_set_vm_lock(loop_main(), NULL);
