@@ -290,7 +290,8 @@ void vm_free(Vm *vm)
     if (vm->kvm)
         kvm_vcpus_destroy(vm->kvm);
     /* Devices let go of KVM's interrupts, then KVM of the machine's address spaces. */
-    object_ref(vm->machine);
+    if (vm->machine)
+        object_ref(vm->machine);
     if (vm->machine)
         machine_delete(vm->machine);
     if (vm->block)
