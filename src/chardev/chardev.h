@@ -35,7 +35,7 @@ void char_front_detach(CharFront *front);
 /* Takes as much as it can now and returns it; what is left: wait for writable().  Never blocks.
  * A chardev without a peer takes (and drops) all. */
 size_t char_front_write(CharFront *front, const void *data, size_t length);
-/* Same, but what cannot be written now is queued (bounded by @limit bytes, beyond: dropped, false). */
+/* Same, but what cannot be written now is queued (up to 1 MiB; beyond: dropped, false). */
 bool char_front_write_all(CharFront *front, const void *data, size_t length);
 void char_front_accept_input(CharFront *front);   /* can_receive has grown */
 void char_front_set_open(CharFront *front, bool open);
@@ -43,9 +43,11 @@ bool char_front_connected(const CharFront *front);
 /* Descriptors that came with SCM_RIGHTS before the last bytes received; the caller owns them. */
 int char_front_take_fd(CharFront *front);         /* -1: none */
 
-/* -chardev / chardev-add.  @options: {"backend": "socket", "id": …, …} (command line) with QEMU's
- * names.  *ret_pty gets the path of a new pty (borrowed), if it is one. */
+/* -chardev.  @options: {"backend": "socket", "id": …, …} with QEMU's names; left as it is.  The
+ * result is the tree's, as with all of these. */
 Chardev *chardev_create(Object *root, json_object *options, GError **error);
+/* chardev-add: {"type": "socket", "data": {…}} with QMP's member names and defaults. */
+Chardev *chardev_create_qmp(Object *root, const char *id, json_object *backend, GError **error);
 /* A command-line short form: "stdio", "null", "pty", "unix:PATH,server=on,wait=off", "tcp:…",
  * "file:PATH", "mon:stdio", "chardev:ID", "none" (returns NULL without error). */
 Chardev *chardev_create_compat(Object *root, const char *id, const char *text, GError **error);
@@ -58,11 +60,14 @@ bool chardev_frontend_open(const Chardev *chardev);
 /* A ring buffer's contents (ringbuf-read, ringbuf-write). */
 bool chardev_ringbuf_write(Chardev *chardev, const uint8_t *data, size_t length, GError **error);
 GBytes *chardev_ringbuf_read(Chardev *chardev, size_t length, GError **error);
+/* What Ctrl-A x on a multiplexed terminal calls. */
+void chardev_set_quit_hook(Object *root, LoopFn *fn, void *opaque);
 /* Put the terminal back as it was found (at exit, also after a signal). */
 void chardev_restore_terminal(void);
 
-/* A listening socket chardev with several=true hands each connection to @accept as a chardev of its
- * own (the monitor serves many clients on one socket). */
+/* A listening socket hands each connection to @accept as a chardev of its own, whose reference
+ * is the callee's (the monitor serves many clients on one socket).  Any other chardev:
+ * ERR_UNSUPPORTED. */
 bool chardev_listen_many(Chardev *listener, void (*accept)(Chardev *connection, void *opaque),
                          void *opaque, GError **error);
 
