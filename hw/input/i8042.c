@@ -253,8 +253,8 @@ static void i8042_reset(Object *obj)
     I8042 *s = (I8042 *)obj;
 
     memset(s->ram, 0, sizeof(s->ram));
-    s->ram[0] = CTR_KBD_INT | CTR_AUX_INT;
-    s->status = STAT_CMD | STAT_UNLOCKED;
+    s->ram[0] = CTR_KBD_INT | CTR_AUX_INT | CTR_SYS | CTR_TRANSLATE;   /* as firmware leaves it */
+    s->status = STAT_SYS | STAT_CMD | STAT_UNLOCKED;
     s->output = 0;
     s->output_port = OUT_RESET | OUT_A20;
     s->pending = s->reply_length = s->reply_aux = 0;
