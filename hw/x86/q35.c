@@ -203,6 +203,12 @@ static void fill_cmos(Q35Machine *q)
             rtc_set_cmos(q->rtc, fields[i].index + byte, fields[i].value >> (8 * byte));
 }
 
+/* Before the devices whose lines it takes over. */
+static bool add_hpet(Q35Machine *q, GError **error)
+{
+    return !q->m.hpet || add(q, "hpet", NULL, "hpet", error);
+}
+
 static bool add_isa_devices(Q35Machine *q, GError **error)
 {
     q->rtc = add(q, "mc146818rtc", q->m.isa_bus, "rtc", error);
@@ -240,7 +246,7 @@ static bool q35_build(Machine *m, GError **error)
     m->acpi = q->acpi != ON_OFF_OFF;
     memory_begin();
     map_ram(q);
-    bool ok = load_firmware(q, error) && add_ioapic(q, error);
+    bool ok = load_firmware(q, error) && add_ioapic(q, error) && add_hpet(q, error);
     if (ok)
         q->host = (Q35Host *)add(q, "q35-pcihost", NULL, "q35", error);
     ok = ok && q->host && add_mch(q, error) && add_lpc(q, error) && add_isa_devices(q, error);
@@ -318,7 +324,7 @@ static const Property q35_props[] = {
     PROP("graphics", Q35Machine, graphics, .def.b = true, .help = "graphics are wanted"),
     PROP_OF("max-ram-below-4g", Q35Machine, max_ram_below_4g, prop_size,
             .help = "upper limit of RAM below 4 GiB"),
-    PROP_FN("hpet", get_absent, set_absent, .help = "high precision event timer: off"),
+    PROP("hpet", Q35Machine, m.hpet, .def.b = true, .help = "high precision event timers"),
     PROP_FN("smm", get_absent, set_absent, .help = "system management mode: off"),
     PROP_FN("sata", get_absent, set_absent, .help = "the board's SATA controller: off"),
     PROP_FN("smbus", get_absent, set_absent, .help = "the board's SMBus controller: off"),
