@@ -157,18 +157,6 @@ static void wrote(BlockNode *node, BlockNodeCell *cell, uint64_t end)
         raise_u64((uint64_t *)&node->size, end);
 }
 
-/* An aligned piece. */
-static int co_fn write_driver(BlockNode *node, uint64_t offset, const struct iovec *iov,
-                              int iovcnt, uint64_t bytes, unsigned flags)
-{
-    unsigned known = flags & node->driver->write_flags;
-    int ret = node->driver->co_write(node, offset, iov, iovcnt, bytes, known);
-
-    if (ret == 0 && G_UNLIKELY(flags & ~known & BLOCK_FUA))
-        ret = block_node_co_flush(node);
-    return ret;
-}
-
 /* Fills the parts of the block buffer at @at that the request does not cover. */
 static int co_fn read_edges(BlockNode *node, uint64_t at, uint8_t *buffer, uint64_t n,
                             uint64_t from, uint64_t to)
@@ -204,7 +192,7 @@ static int co_fn write_bounced_pieces(BlockNode *node, uint64_t offset, const st
         if (ret < 0)
             break;
         iov_to_buffer(iov, iovcnt, from - offset, buffer + (from - at), to - from);
-        ret = write_driver(node, at, &piece, 1, n, flags);
+        ret = node->driver->co_write(node, at, &piece, 1, n, flags);
     }
     free(buffer);
     return ret;
@@ -244,7 +232,7 @@ static int co_fn write_pieces(BlockNode *node, uint64_t offset, const struct iov
         int parts = next_piece(node, part, iov, iovcnt, done, bytes - done, &n);
 
         if (fits(node, offset + done, part, parts, n))
-            ret = write_driver(node, offset + done, part, parts, n, flags);
+            ret = node->driver->co_write(node, offset + done, part, parts, n, flags);
         else
             ret = write_bounced_pieces(node, offset + done, part, parts, n, flags);
         done += n;
@@ -263,7 +251,7 @@ static int co_fn write_tracked(BlockNode *node, BlockNodeCell *cell, uint64_t of
     if (G_UNLIKELY(tracked))
         block_write_enter(node, &write, offset, bytes, false);
     if (G_LIKELY(fits(node, offset, iov, iovcnt, bytes)))
-        ret = write_driver(node, offset, iov, iovcnt, bytes, flags);
+        ret = node->driver->co_write(node, offset, iov, iovcnt, bytes, flags);
     else
         ret = write_pieces(node, offset, iov, iovcnt, bytes, flags);
     if (node->align_mask)
@@ -276,10 +264,12 @@ static int co_fn write_node(BlockNode *node, uint64_t offset, const struct iovec
                             uint64_t bytes, unsigned flags)
 {
     BlockNodeCell *cell = block_node_cell(node);
+    unsigned flush = flags & BLOCK_FUA & ~node->driver->write_flags;
     int ret;
 
     if (G_UNLIKELY(!node->driver->co_write))
         return -EPERM;
+    flags &= node->driver->write_flags;
     if (G_LIKELY(!((offset | bytes) & node->align_mask)))
         ret = write_tracked(node, cell, offset, iov, iovcnt, bytes, flags);
     else if (iov_size(iov, iovcnt) < bytes)
@@ -288,6 +278,8 @@ static int co_fn write_node(BlockNode *node, uint64_t offset, const struct iovec
         ret = write_unaligned(node, offset, iov, iovcnt, bytes, flags);
     if (ret == 0)
         wrote(node, cell, offset + bytes);
+    if (ret == 0 && G_UNLIKELY(flush))
+        ret = block_node_co_flush(node);
     return ret;
 }
 
