@@ -152,7 +152,8 @@ typedef enum BlockErrorAction { BLOCK_ERROR_REPORT, BLOCK_ERROR_IGNORE,
  * BLOCK_IO_ERROR.  On STOP the device keeps the request, asks its machine to stop (MACHINE_STOP), and
  * issues it again when the machine runs.  Any thread. */
 BlockErrorAction block_user_error_action(BlockUser *user, bool is_read, int err);
-void block_user_reset_io_status(BlockUser *user);        /* on cont, and device reset */
+void block_user_reset_io_status(BlockUser *user);        /* on device reset */
+void block_graph_reset_io_status(BlockGraph *graph);     /* of all users: on cont */
 
 /* logical_block_size, physical_block_size: what a device shows when its properties leave them 0. */
 typedef struct BlockSizes {

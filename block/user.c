@@ -403,3 +403,9 @@ void block_user_reset_io_status(BlockUser *user)
 {
     __atomic_store_n(&user->io_status, 0, __ATOMIC_SEQ_CST);
 }
+
+void block_graph_reset_io_status(BlockGraph *graph)
+{
+    for (unsigned i = 0; i < graph->users->len; i++)
+        block_user_reset_io_status(graph->users->pdata[i]);
+}

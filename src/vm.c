@@ -61,6 +61,8 @@ bool vm_start(Vm *vm, GError **error)
         fail(error, ERR_BAD_STATE, "the machine is in state '%s'", run_state_words[vm->state]);
         return error_hint(error, "reset it first (system_reset)");
     }
+    if (vm->block)
+        block_graph_reset_io_status(vm->block);    /* what has failed is tried again */
     if (vm->machine)
         machine_run_hooks(vm->machine, true);
     set_state(vm, RUN_STATE_RUNNING);
