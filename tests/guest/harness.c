@@ -214,6 +214,19 @@ void guest_load(Guest *g, const char *payload, uint64_t argument)
     g->event = -1;
 }
 
+/* The note's descriptor follows its 12 bytes of header and "Xen\0". */
+void guest_load_pvh(Guest *g, const char *payload)
+{
+    static const uint8_t note[16] = { 4, 0, 0, 0, 4, 0, 0, 0, 18, 0, 0, 0, 'X', 'e', 'n', 0 };
+    BootRegs regs = { .mode = BOOT_PVH32 };
+    load_elf(g, payload);
+    const uint8_t *at = memmem(guest_ram(g, 0x100000), 0x10000, note, sizeof(note));
+    ck_assert_ptr_nonnull(at);
+    regs.rip = ld_le32(at + sizeof(note));
+    kvm_vcpus_reset(g->kvm);
+    kvm_vcpu_set_boot_regs(kvm_vcpu(g->kvm, 0), &regs);
+}
+
 void guest_start(Guest *g)
 {
     kvm_vcpus_start(g->kvm);

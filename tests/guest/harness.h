@@ -49,6 +49,8 @@ Guest *guest_new(const GuestConfig *config);
 void guest_free(Guest *g);
 /* Puts a payload into RAM, and vCPU 0 at its entry with RSI = @argument. */
 void guest_load(Guest *g, const char *payload, uint64_t argument);
+/* The same in flat 32-bit mode at the PVH entry; no argument. */
+void guest_load_pvh(Guest *g, const char *payload);
 void guest_start(Guest *g);
 void guest_stop(Guest *g);
 /* Until there is a result or an event; fails the test after a long time. */

@@ -43,6 +43,57 @@ void ap_boot(unsigned apic_id)
     lapic_write(ICR_LOW, SIPI | PAGE);
 }
 
+/* ---- on a board ---- */
+
+enum { COM1 = 0x3f8, LSR = 5, LSR_THRE = 0x20, RESET_CONTROL = 0xcf9 };
+
+static void put_char(char c)
+{
+    while (!(inb(COM1 + LSR) & LSR_THRE))
+        ;
+    outb(COM1, c);
+}
+
+void print(const char *text)
+{
+    for (; *text; text++)
+        put_char(*text);
+}
+
+void print_hex(uint32_t value)
+{
+    for (int shift = 28; shift >= 0; shift -= 4)
+        if (value >> shift || !shift)
+            put_char("0123456789abcdef"[value >> shift & 15]);
+}
+
+void end(uint32_t result)
+{
+    outl(END_PORT, result);
+    print("END ");
+    print_hex(result);
+    print("\n");
+    outb(RESET_CONTROL, 6);
+    for (;;)
+        asm volatile("cli; hlt");
+}
+
+/* struct hvm_start_info (xen/arch-x86/hvm/start_info.h): the command line's address is at byte 24. */
+static uint64_t argument_of(const void *start_info)
+{
+    uint64_t n = 0;
+    const char *text = *(const char *const *)((const char *)start_info + 24);
+    for (; text && *text >= '0' && *text <= '9'; text++)
+        n = 10 * n + *text - '0';
+    return n;
+}
+
+void guest_entry(const void *start_info, uint64_t argument);
+void guest_entry(const void *start_info, uint64_t argument)
+{
+    guest_main(start_info, start_info ? argument_of(start_info) : argument);
+}
+
 __attribute__((weak)) void ap_main(void)
 {
     end(0xbad0);

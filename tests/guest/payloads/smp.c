@@ -35,6 +35,7 @@ void guest_main(const void *start_info, uint64_t argument)
 {
     idt_load();
     lapic_enable();
+    argument = argument ? argument : 1;
     EXPECT(lapic_read(APIC_ID) >> 24 == 0);
     ap_boot(argument);
     while (!ap_up)

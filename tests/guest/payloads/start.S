@@ -1,7 +1,7 @@
 /*
  * Entry of the test guests.  Two ways in: at start64 in long mode with memory mapped one to one (the
  * test harness; e_entry), or at pvh_start in flat 32-bit mode with EBX at a hvm_start_info (a VMM's
- * -kernel, by the PVH note).  Both call guest_main(start_info or 0, argument).
+ * -kernel, by the PVH note).  Both call guest_entry(start_info or 0, argument).
  */
     .section .note.pvh, "a", @note
     .align 4
@@ -76,7 +76,7 @@ enter_long_mode:
     movl %eax, %ss
     movl %ebp, %edi
     xorl %esi, %esi
-    call guest_main
+    call guest_entry
 3:  hlt
     jmp 3b
 
@@ -87,7 +87,7 @@ start64:
     movq %cr3, %rax
     movl %eax, guest_cr3(%rip)
     xorl %edi, %edi
-    call guest_main
+    call guest_entry
     jmp 3b
 
 /* An application processor: real mode at 0x8000 (SIPI vector 8), where guest code has copied this. */

@@ -1,0 +1,184 @@
+#!/usr/bin/env python3
+"""Our test guests on vireo's own board: board.py VIREO PAYLOAD-FOLDER.
+
+Each case starts vireo with a payload as its -kernel and looks at the serial
+port, the image, QMP and the exit status.  77: there is no /dev/kvm.
+"""
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+VIREO, PAYLOADS = (os.path.abspath(a) for a in sys.argv[1:3])
+LONG_S = 60
+
+
+class Vireo:
+    """A running vireo with a serial port in a file and a QMP socket."""
+
+    def __init__(self, payload, *args):
+        self.folder = tempfile.TemporaryDirectory()
+        self.serial = os.path.join(self.folder.name, "serial")
+        qmp = os.path.join(self.folder.name, "qmp")
+        self.process = subprocess.Popen(
+            [VIREO, "-nodefaults", "-display", "none", "-no-user-config", "-m", "64", "-cpu",
+             "host,check=off", "-kernel", os.path.join(PAYLOADS, payload + ".elf"),
+             "-serial", "file:" + self.serial, "-qmp", f"unix:{qmp},server=on,wait=off", *args],
+            stderr=subprocess.PIPE, text=True)
+        self.qmp_path, self.socket = qmp, None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+        if self.socket:
+            self.socket.close()
+        self.folder.cleanup()
+
+    def wait(self):
+        """Until it ends by itself: exit status, serial text, messages."""
+        _, messages = self.process.communicate(timeout=LONG_S)
+        with open(self.serial, encoding="ascii", errors="replace") as f:
+            return self.process.returncode, f.read(), messages
+
+    def connect(self):
+        deadline = time.monotonic() + LONG_S
+        while True:
+            self.socket = socket.socket(socket.AF_UNIX)
+            try:
+                self.socket.connect(self.qmp_path)
+                break
+            except OSError:
+                self.socket.close()
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    raise
+                select.select([], [], [], 0.01)
+        self.socket.settimeout(LONG_S)
+        self.lines = self.socket.makefile("rw")
+        json.loads(self.lines.readline())
+        self.command("qmp_capabilities")
+
+    def command(self, name, **arguments):
+        """The reply; events that come before it are put aside."""
+        self.lines.write(json.dumps({"execute": name, "arguments": arguments}) + "\n")
+        self.lines.flush()
+        while True:
+            message = json.loads(self.lines.readline())
+            if "event" not in message:
+                return message
+
+    def wait_status(self, status):
+        deadline = time.monotonic() + LONG_S
+        while True:
+            now = self.command("query-status")["return"]["status"]
+            if now == status or time.monotonic() > deadline:
+                return now
+            select.select([], [], [], 0.01)
+
+
+def pattern(sector, salt):
+    return bytes((sector * 7 + i * 3 + salt) & 0xff for i in range(512))
+
+
+class Board(unittest.TestCase):
+    def run_good(self, payload, *args):
+        with Vireo(payload, "-no-reboot", *args) as v:
+            status, serial, messages = v.wait()
+        self.assertIn("END 600d\n", serial, messages)
+        self.assertEqual(status, 0, messages)
+
+    def test_timer(self):
+        self.run_good("timer")
+
+    def test_timer_split_irqchip(self):
+        self.run_good("timer", "-machine", "q35,kernel-irqchip=split")
+
+    def test_two_cpus(self):
+        self.run_good("smp", "-smp", "2")
+
+    def disk(self, *args):
+        with tempfile.NamedTemporaryFile() as image:
+            for sector in range(64):
+                image.write(pattern(sector, 1))
+            image.truncate(1 << 20)
+            image.flush()
+            self.run_good("blk", "-drive", f"file={image.name},if=none,id=d,format=raw",
+                          "-device", "virtio-blk-pci,drive=d", *args)
+            image.seek(128 * 512)
+            for sector in range(128, 136):
+                self.assertEqual(image.read(512), pattern(sector, 2))
+            self.assertEqual(image.read(), bytes((1 << 20) - 136 * 512))
+
+    def test_virtio_blk(self):
+        self.disk()
+
+    def test_virtio_blk_split_irqchip(self):
+        self.disk("-machine", "q35,kernel-irqchip=split")
+
+    def test_virtio_blk_iothread(self):
+        with tempfile.NamedTemporaryFile() as image:
+            for sector in range(64):
+                image.write(pattern(sector, 1))
+            image.truncate(1 << 20)
+            image.flush()
+            self.run_good("blk", "-object", "iothread,id=io0",
+                          "-drive", f"file={image.name},if=none,id=d,format=raw",
+                          "-device", "virtio-blk-pci,drive=d,iothread=io0")
+
+    def test_internal_error(self):
+        with Vireo("fault", "-append", "1") as v:
+            v.connect()
+            self.assertEqual(v.wait_status("internal-error"), "internal-error")
+            self.assertIn("error", v.command("cont"))
+            self.assertIn("return", v.command("quit"))
+            status, _, messages = v.wait()
+        self.assertEqual(status, 0)
+        self.assertIn("KVM internal error", messages)
+        self.assertIn("RIP=00000000e0000000", messages)
+
+    def test_triple_fault_with_no_reboot(self):
+        with Vireo("fault", "-append", "2", "-no-reboot") as v:
+            self.assertEqual(v.wait()[0], 0)
+
+    def test_stop_and_cont(self):
+        with Vireo("compute", "-append", "42") as v:
+            v.connect()
+            for _ in range(20):
+                self.assertIn("return", v.command("stop"))
+                self.assertEqual(v.command("query-status")["return"]["status"], "paused")
+                self.assertIn("return", v.command("cont"))
+            self.assertIn("return", v.command("quit"))
+            self.assertEqual(v.wait()[0], 0)
+
+    def test_cpu_in_the_object_tree(self):
+        with Vireo("fault", "-append", "3", "-smp", "2,cores=2") as v:
+            v.connect()
+            cpus = v.command("query-cpus-fast")["return"]
+            self.assertEqual([c["cpu-index"] for c in cpus], [0, 1])
+            path = cpus[1]["qom-path"]
+            names = {p["name"]: p["type"] for p in v.command("qom-list", path=path)["return"]}
+            self.assertGreater(sum(t == "bool" for t in names.values()), 250)
+            for name, kind in names.items():
+                if kind == "bool":
+                    value = v.command("qom-get", path=path, property=name)["return"]
+                    self.assertIsInstance(value, bool, name)
+            self.assertEqual(v.command("qom-get", path=path, property="core-id")["return"], 1)
+            self.assertIsInstance(
+                v.command("qom-get", path=path, property="unavailable-features")["return"], list)
+            v.command("quit")
+            self.assertEqual(v.wait()[0], 0)
+
+
+if __name__ == "__main__":
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        print("skipped: there is no /dev/kvm that may be used")
+        sys.exit(77)
+    unittest.main(argv=sys.argv[:1] + sys.argv[3:])
