@@ -41,108 +41,12 @@ GPtrArray *qmp_query_chardev_backends(Vm *vm, GError **error)
     return list;
 }
 
-/* ---- chardev-add: QMP's nested form becomes the options of -chardev ---- */
-
-static void put_str(json_object *options, const char *key, const char *value)
+QmpChardevReturn *qmp_chardev_add(Vm *vm, json_object *arguments, GError **error)
 {
-    if (value)
-        json_object_object_add(options, key, json_object_new_string(value));
-}
-
-static void put_bool(json_object *options, const char *key, bool has, bool value)
-{
-    if (has)
-        json_object_object_add(options, key, json_object_new_boolean(value));
-}
-
-static void put_int(json_object *options, const char *key, bool has, int64_t value)
-{
-    if (has)
-        json_object_object_add(options, key, json_object_new_int64(value));
-}
-
-static void put_common(json_object *options, const char *logfile, bool has_logappend, bool logappend)
-{
-    put_str(options, "logfile", logfile);
-    put_bool(options, "logappend", has_logappend, logappend);
-}
-
-/* fd: a number, or a name that getfd gave; the chardev looks it up. */
-static void put_address(json_object *options, const QmpSocketAddressLegacy *addr)
-{
-    switch (addr->type) {
-    case QMP_SOCKET_ADDRESS_TYPE_INET:
-        put_str(options, "host", addr->u.inet->data->host);
-        put_str(options, "port", addr->u.inet->data->port);
-        break;
-    case QMP_SOCKET_ADDRESS_TYPE_UNIX:
-        put_str(options, "path", addr->u.q_unix->data->path);
-        break;
-    default:
-        put_str(options, "fd", addr->u.fd->data->str);
-    }
-}
-
-static bool put_socket(json_object *options, const QmpChardevSocket *socket, GError **error)
-{
-    if (socket->has_wait && socket->wait)
-        return fail(error, ERR_UNSUPPORTED,
-                    "wait: a running machine does not wait for a client");
-    put_common(options, socket->logfile, socket->has_logappend, socket->logappend);
-    put_bool(options, "server", true, !socket->has_server || socket->server);
-    if (!socket->has_server || socket->server)
-        put_bool(options, "wait", true, false);
-    put_bool(options, "nodelay", socket->has_nodelay, socket->nodelay);
-    put_int(options, "reconnect", socket->has_reconnect, socket->reconnect);
-    put_address(options, socket->addr);
-    return true;
-}
-
-static bool put_backend(json_object *options, const QmpChardevBackend *backend, GError **error)
-{
-    const QmpChardevFile *file;
-    const QmpChardevHostdev *pipe;
-    const QmpChardevRingbuf *ring;
-    const QmpChardevCommon *common;
-    put_str(options, "backend",
-            backend->type == QMP_CHARDEV_BACKEND_KIND_MEMORY
-                ? "ringbuf" : qmp_chardev_backend_kind_words[backend->type]);
-    switch (backend->type) {
-    case QMP_CHARDEV_BACKEND_KIND_SOCKET:
-        return put_socket(options, backend->u.socket->data, error);
-    case QMP_CHARDEV_BACKEND_KIND_FILE:
-        file = backend->u.file->data;
-        put_common(options, file->logfile, file->has_logappend, file->logappend);
-        put_str(options, "path", file->out);
-        put_str(options, "input-path", file->in);
-        put_bool(options, "append", file->has_append, file->append);
-        return true;
-    case QMP_CHARDEV_BACKEND_KIND_PIPE:
-        pipe = backend->u.pipe->data;
-        put_common(options, pipe->logfile, pipe->has_logappend, pipe->logappend);
-        put_str(options, "path", pipe->device);
-        return true;
-    case QMP_CHARDEV_BACKEND_KIND_RINGBUF:
-    case QMP_CHARDEV_BACKEND_KIND_MEMORY:
-        ring = backend->u.ringbuf->data;
-        put_common(options, ring->logfile, ring->has_logappend, ring->logappend);
-        put_int(options, "size", ring->has_size, ring->size);
-        return true;
-    default:
-        common = backend->type == QMP_CHARDEV_BACKEND_KIND_PTY ? backend->u.pty->data
-                                                               : backend->u.null->data;
-        put_common(options, common->logfile, common->has_logappend, common->logappend);
-        return true;
-    }
-}
-
-QmpChardevReturn *qmp_chardev_add(Vm *vm, const char *id, const QmpChardevBackend *backend,
-                                  GError **error)
-{
-    g_autoptr(json_object) options = json_object_new_object();
-    put_str(options, "id", id);
-    Chardev *chardev =
-        put_backend(options, backend, error) ? chardev_create(vm->root, options, error) : NULL;
+    json_object *id, *backend;
+    json_object_object_get_ex(arguments, "id", &id);
+    json_object_object_get_ex(arguments, "backend", &backend);
+    Chardev *chardev = chardev_create_qmp(vm->root, json_object_get_string(id), backend, error);
     if (!chardev)
         return NULL;
     QmpChardevReturn *result = g_new0(QmpChardevReturn, 1);

@@ -1,0 +1,454 @@
+/* The QMP server, as its clients see it. */
+#include "tests/unit/qmp-peer.h"
+#include "schema/events.h"
+
+static void ask(Peer *p, const char *command, const char *reply)
+{
+    peer_send(p, command);
+    expect(p, reply);
+}
+
+/* ---- negotiation, ids, errors ---- */
+
+START_TEST(greeting_and_negotiation)
+{
+    Vm *vm = new_vm();
+    Peer *p = peer_new(vm, "mon0");
+    expect(p, "{\"QMP\": {\"version\": {\"qemu\": {\"major\": 7, \"minor\": 2, \"micro\": 0},"
+              " \"package\": \"vireo-" VIREO_VERSION "\"}, \"capabilities\": [\"oob\"]}}");
+    peer_send(p, "{\"execute\": \"query-status\"}");
+    expect_error(p, "CommandNotFound", "command-not-found",
+                 "Expecting capabilities negotiation with 'qmp_capabilities'");
+    peer_send(p, "{\"execute\": \"qmp_capabilities\", \"arguments\": {\"enable\": [\"ob\"]}}");
+    expect_error(p, "GenericError", "invalid-parameter",
+                 "command 'qmp_capabilities': argument 'enable[0]': 'ob' is not one of: oob");
+    ask(p, "{\"execute\": \"qmp_capabilities\"}", "{\"return\": {}}");
+    peer_send(p, "{\"execute\": \"qmp_capabilities\"}");
+    expect_error(p, "CommandNotFound", "command-not-found",
+                 "Capabilities negotiation is already complete, command ignored");
+    ask(p, "{\"execute\": \"query-status\"}",
+        "{\"return\": {\"running\": false, \"singlestep\": false, \"status\": \"prelaunch\"}}");
+    peer_close(p);
+    free_vm(vm);
+}
+END_TEST
+
+START_TEST(ids_come_back)
+{
+    Vm *vm = new_vm();
+    Peer *p = peer_ready(vm, "mon0");
+    static const char *const ids[] = { "\"libvirt-7\"", "42", "{\"a\": [1, null]}", "null", "false" };
+    for (unsigned i = 0; i < G_N_ELEMENTS(ids); i++) {
+        g_autofree char *command =
+            g_strdup_printf("{\"execute\": \"query-kvm\", \"id\": %s}\n", ids[i]);
+        g_autofree char *reply = g_strdup_printf(
+            "{\"return\": {\"enabled\": false, \"present\": true}, \"id\": %s}", ids[i]);
+        ask(p, command, reply);
+    }
+    peer_send(p, "{\"execute\": \"no\", \"id\": 1}");
+    g_autoptr(json_object) failed = peer_next(p);
+    ck_assert_int_eq(json_object_get_int(get(failed, "id")), 1);
+    peer_close(p);
+    free_vm(vm);
+}
+END_TEST
+
+START_TEST(errors_are_exact)
+{
+    static const struct {
+        const char *text, *klass, *code, *desc;
+    } cases[] = {
+        { "{\"execute\": \"fly\"}", "CommandNotFound", "command-not-found",
+          "The command fly has not been found" },
+        { "{}", "GenericError", "missing-parameter", "QMP input lacks member 'execute'" },
+        { "[1]", "GenericError", "wrong-type", "QMP input must be a JSON object" },
+        { "{\"execute\": 1}", "GenericError", "wrong-type",
+          "QMP input member 'execute' must be a string" },
+        { "{\"execute\": \"stop\", \"arguments\": []}", "GenericError", "wrong-type",
+          "QMP input member 'arguments' must be an object" },
+        { "{\"execute\": \"stop\", \"extra\": 1}", "GenericError", "unknown-parameter",
+          "QMP input member 'extra' is unexpected" },
+        { "{\"exec-oob\": \"query-status\"}", "GenericError", "unknown-parameter",
+          "QMP input member 'exec-oob' is unexpected" },
+        { "{\"execute\": \"stop\", \"arguments\": {\"now\": true}}", "GenericError",
+          "unknown-parameter", "command 'stop': unknown argument 'now'" },
+        { "{\"execute\": \"qom-get\", \"arguments\": {\"path\": \"/\"}}", "GenericError",
+          "missing-parameter", "command 'qom-get': argument 'property' is missing" },
+        { "{\"execute\": \"qom-get\", \"arguments\": {\"path\": \"/no\", \"property\": \"x\"}}",
+          "DeviceNotFound", "device-not-found", "Device '/no' not found" },
+        { "{\"execute\": \"device-list-properties\", \"arguments\": {\"typename\": \"x\"}}",
+          "DeviceNotFound", "device-not-found", "Device 'x' not found" },
+        { "nonsense\n", "GenericError", "invalid-syntax",
+          "Invalid JSON: expected an object, found 'n'" },
+        { "{\"execute\": \"stop\"]\n", "GenericError", "invalid-syntax",
+          "Invalid JSON: ']' where '}' was expected" },
+        { "{\"execute\": \"st\nop\"}\n", "GenericError", "invalid-syntax",
+          "Invalid JSON: control character 0x0a in a string" },
+    };
+    Vm *vm = new_vm();
+    for (unsigned i = 0; i < G_N_ELEMENTS(cases); i++) {
+        g_autofree char *id = g_strdup_printf("mon%u", i);
+        Peer *p = peer_ready(vm, id);
+        peer_send(p, cases[i].text);
+        expect_error(p, cases[i].klass, cases[i].code, cases[i].desc);
+        peer_close(p);
+    }
+    free_vm(vm);
+}
+END_TEST
+
+START_TEST(errors_have_hints)
+{
+    Vm *vm = new_vm();
+    Peer *p = peer_ready(vm, "mon0");
+    peer_send(p, "{\"execute\": \"set-action\", \"arguments\": {\"rebot\": \"reset\"}}");
+    g_autoptr(json_object) message = peer_next(p);
+    ck_assert_str_eq(get_str(get(message, "error"), "hint"), "did you mean 'reboot'?");
+    peer_close(p);
+    free_vm(vm);
+}
+END_TEST
+
+/* A connection lives on after whatever came over it. */
+START_TEST(nonsense_does_not_end_a_session)
+{
+    Vm *vm = new_vm();
+    Peer *p = peer_ready(vm, "mon0");
+    g_autofree char *brackets = g_strnfill(1 << 20, '[');
+    for (int i = 0; i < 100; i++)
+        peer_send_bytes(p, brackets, 1 << 20);
+    peer_send(p, "\n");
+    expect_error(p, "GenericError", "limit", "Invalid JSON: nested deeper than 1024 levels");
+    peer_send_bytes(p, "\0\1\2\xff", 4);
+    expect_error(p, "GenericError", "invalid-syntax",
+                 "Invalid JSON: expected an object, found byte 0x00");
+    peer_send(p, "{\"execute\": \xff");
+    expect_error(p, "GenericError", "invalid-syntax", "Invalid JSON: the value is not complete");
+    ask(p, "{\"execute\": \"query-name\"}", "{\"return\": {}}");
+    peer_close(p);
+    free_vm(vm);
+}
+END_TEST
+
+/* ---- many commands, many clients ---- */
+
+START_TEST(replies_come_in_order)
+{
+    Vm *vm = new_vm();
+    Peer *p = peer_ready(vm, "mon0");
+    GString *all = g_string_new(NULL);
+    for (int i = 0; i < 3000; i++)
+        g_string_append_printf(all, "{\"execute\":\"query-status\",\"id\":%d}", i);
+    peer_send_bytes(p, all->str, all->len);
+    for (int i = 0; i < 3000; i++) {
+        g_autoptr(json_object) reply = peer_next(p);
+        ck_assert_int_eq(json_object_get_int(get(reply, "id")), i);
+    }
+    g_string_free(all, TRUE);
+    peer_close(p);
+    free_vm(vm);
+}
+END_TEST
+
+START_TEST(one_byte_at_a_time)
+{
+    Vm *vm = new_vm();
+    Peer *p = peer_ready(vm, "mon0");
+    const char *text = "{\"execute\": \"query-name\", \"id\": \"slow \\\"typist\"}";
+    for (; *text; text++) {
+        peer_send_bytes(p, text, 1);
+        while (loop_iterate(loop_main(), false))
+            ;
+    }
+    expect(p, "{\"return\": {}, \"id\": \"slow \\\"typist\"}");
+    peer_close(p);
+    free_vm(vm);
+}
+END_TEST
+
+static char *socket_path(void)
+{
+    g_autofree char *folder = g_dir_make_tmp("vireo-qmp-XXXXXX", NULL);
+    return g_build_filename(folder, "qmp", NULL);
+}
+
+static void remove_socket(const char *path)
+{
+    g_autofree char *folder = g_path_get_dirname(path);
+    unlink(path);
+    rmdir(folder);
+}
+
+START_TEST(a_thousand_clients)
+{
+    struct rlimit files;
+    getrlimit(RLIMIT_NOFILE, &files);
+    files.rlim_cur = files.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &files);
+    unsigned count = MIN(1000, (files.rlim_cur - 50) / 2);
+    g_autofree char *path = socket_path();
+    Vm *vm = new_vm();
+    g_autoptr(GPtrArray) peers = g_ptr_array_new();
+    listen_at(vm, path);
+    for (unsigned i = 0; i < count; i++) {
+        g_ptr_array_add(peers, peer_connect(path));
+        negotiate(peers->pdata[i]);
+    }
+    event_reset(vm->root, true, QMP_SHUTDOWN_CAUSE_GUEST_RESET);
+    for (unsigned i = 0; i < count; i++) {
+        g_autoptr(json_object) event = peer_next(peers->pdata[i]);
+        ck_assert_str_eq(get_str(event, "event"), "RESET");
+        ck_assert_int_eq(json_object_get_int(get(event, "sequence")), 1);
+    }
+    for (unsigned i = 0; i < count; i += 2)
+        peer_close(peers->pdata[i]);
+    for (unsigned i = 1; i < count; i += 2) {
+        ask(peers->pdata[i], "{\"execute\": \"query-name\"}", "{\"return\": {}}");
+        peer_close(peers->pdata[i]);
+    }
+    free_vm(vm);
+    remove_socket(path);
+}
+END_TEST
+
+/* The connection before leaves nothing to the next one, not even half a message. */
+START_TEST(a_new_connection_starts_afresh)
+{
+    g_autofree char *path = socket_path();
+    Vm *vm = new_vm();
+    listen_at(vm, path);
+    for (int i = 0; i < 3; i++) {
+        Peer *p = peer_connect(path);
+        g_autoptr(json_object) greeting = peer_next(p);
+        event_stop(vm->root);
+        peer_send(p, "{\"execute\": \"qmp_capabilities\"}");
+        expect(p, "{\"return\": {}}");
+        peer_send(p, "{\"execute\": \"query-na");
+        while (loop_iterate(loop_main(), false))
+            ;
+        peer_close(p);
+    }
+    free_vm(vm);
+    remove_socket(path);
+}
+END_TEST
+
+/* ---- events ---- */
+
+START_TEST(events)
+{
+    Vm *vm = new_vm();
+    Peer *p = peer_new(vm, "mon0"), *late = peer_new(vm, "mon1");
+    negotiate(p);
+    int64_t before = g_get_real_time();
+    event_shutdown(vm->root, true, QMP_SHUTDOWN_CAUSE_GUEST_SHUTDOWN);
+    event_device_deleted(vm->root, NULL, "/machine/x");
+    g_autoptr(json_object) first = peer_next(p), second = peer_next(p);
+    ck_assert_str_eq(get_str(first, "event"), "SHUTDOWN");
+    ck_assert_str_eq(get_str(get(first, "data"), "reason"), "guest-shutdown");
+    ck_assert(json_object_get_boolean(get(get(first, "data"), "guest")));
+    json_object *stamp = get(first, "timestamp");
+    int64_t at = json_object_get_int64(get(stamp, "seconds")) * G_USEC_PER_SEC +
+                 json_object_get_int64(get(stamp, "microseconds"));
+    ck_assert_int_ge(at, before);
+    ck_assert_int_eq(json_object_get_int(get(first, "sequence")), 1);
+    ck_assert(!has(get(second, "data"), "device"));
+    ck_assert_int_eq(json_object_get_int(get(second, "sequence")), 2);
+    ck_assert(!has(second, "dropped"));
+    negotiate(late);                       /* hears nothing of what was before */
+    event_stop(vm->root);
+    g_autoptr(json_object) third = peer_next(late);
+    ck_assert_str_eq(get_str(third, "event"), "STOP");
+    ck_assert(!has(third, "data"));
+    peer_close(p);
+    peer_close(late);
+    free_vm(vm);
+}
+END_TEST
+
+static size_t memory_used(void)
+{
+    size_t pages = 0;
+    g_autofree char *text = NULL;
+    if (g_file_get_contents("/proc/self/statm", &text, NULL, NULL))
+        sscanf(text, "%*s %zu", &pages);
+    return pages * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+/* It loses its oldest events, is told so, and costs the others nothing. */
+START_TEST(a_client_that_never_reads)
+{
+    enum { EVENTS = 50000 };
+    Vm *vm = new_vm();
+    Peer *deaf = peer_ready(vm, "mon0"), *other = peer_ready(vm, "mon1");
+    size_t used = memory_used();
+    for (int i = 0; i < EVENTS; i++) {
+        event_reset(vm->root, false, QMP_SHUTDOWN_CAUSE_HOST_QMP_SYSTEM_RESET);
+        g_autoptr(json_object) event = peer_next(other);
+        ck_assert_int_eq(json_object_get_int(get(event, "sequence")), i + 1);
+        ck_assert(!has(event, "dropped"));
+    }
+    ck_assert_uint_lt(memory_used(), used + (16 << 20));
+    int sequence = 0, dropped = 0, seen = 0;
+    while (sequence < EVENTS) {
+        g_autoptr(json_object) event = peer_next(deaf);
+        int next = json_object_get_int(get(event, "sequence"));
+        int lost = has(event, "dropped") ? json_object_get_int(get(event, "dropped")) : 0;
+        ck_assert_int_eq(next, sequence + lost + 1);
+        sequence = next;
+        dropped += lost;
+        seen++;
+    }
+    ck_assert_int_gt(dropped, 0);
+    ck_assert_int_eq(seen + dropped, EVENTS);
+    peer_close(deaf);
+    peer_close(other);
+    free_vm(vm);
+}
+END_TEST
+
+/* Commands whose replies nobody takes are not even read. */
+START_TEST(a_client_that_only_sends)
+{
+    static const char command[] = "{\"execute\": \"query-qmp-schema\"}\n";
+    Vm *vm = new_vm();
+    Peer *deaf = peer_ready(vm, "mon0"), *other = peer_ready(vm, "mon1");
+    size_t used = memory_used();
+    for (int idle = 0, turns = 0; idle < 100 && turns < 100000; turns++) {
+        ssize_t n = send(deaf->fd, command, strlen(command), MSG_DONTWAIT | MSG_NOSIGNAL);
+        bool worked = loop_iterate(loop_main(), false);
+        idle = n < 0 && !worked ? idle + 1 : 0;
+    }
+    ck_assert_int_lt(send(deaf->fd, command, strlen(command), MSG_DONTWAIT | MSG_NOSIGNAL), 0);
+    ck_assert_uint_lt(memory_used(), used + (16 << 20));
+    ask(other, "{\"execute\": \"query-name\"}", "{\"return\": {}}");
+    peer_close(deaf);
+    peer_close(other);
+    free_vm(vm);
+}
+END_TEST
+
+/* The first at once, of those within the second only the last. */
+START_TEST(noisy_events_are_thinned_out)
+{
+    Vm *vm = new_vm();
+    Peer *p = peer_ready(vm, "mon0");
+    for (int i = 0; i < 100; i++)
+        event_rtc_change(vm->root, i, "/machine/rtc");
+    g_autoptr(json_object) first = peer_next(p), second = peer_next(p);
+    ck_assert_int_eq(json_object_get_int(get(get(first, "data"), "offset")), 0);
+    ck_assert_int_eq(json_object_get_int(get(get(second, "data"), "offset")), 99);
+    ck_assert_int_eq(json_object_get_int(get(second, "sequence")), 2);
+    peer_close(p);
+    free_vm(vm);
+}
+END_TEST
+
+/* ---- descriptors ---- */
+
+static void send_with_fd(Peer *p, const char *text, int fd)
+{
+    char control[CMSG_SPACE(sizeof(int))] = { 0 };
+    struct iovec iov = { (void *)text, strlen(text) };
+    struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control,
+                          .msg_controllen = sizeof(control) };
+    struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+    c->cmsg_level = SOL_SOCKET;
+    c->cmsg_type = SCM_RIGHTS;
+    c->cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(c), &fd, sizeof(int));
+    ck_assert_int_eq(sendmsg(p->fd, &msg, 0), (ssize_t)strlen(text));
+}
+
+START_TEST(descriptors)
+{
+    Vm *vm = new_vm();
+    Peer *p = peer_ready(vm, "mon0");
+    peer_send(p, "{\"execute\": \"getfd\", \"arguments\": {\"fdname\": \"x\"}}");
+    expect_error(p, "GenericError", "missing-parameter",
+                 "No file descriptor supplied via SCM_RIGHTS");
+    send_with_fd(p, "{\"execute\": \"getfd\", \"arguments\": {\"fdname\": \"x\"}}", 0);
+    expect(p, "{\"return\": {}}");
+    ask(p, "{\"execute\": \"closefd\", \"arguments\": {\"fdname\": \"x\"}}", "{\"return\": {}}");
+    peer_send(p, "{\"execute\": \"closefd\", \"arguments\": {\"fdname\": \"x\"}}");
+    g_autoptr(json_object) gone = peer_next(p);
+    ck_assert_str_eq(get_str(get(gone, "error"), "code"), "not-found");
+    send_with_fd(p, "{\"execute\": \"add-fd\", \"arguments\": {\"fdset-id\": 3, \"opaque\": \"o\"}}", 0);
+    g_autoptr(json_object) added = peer_next(p);
+    int fd = json_object_get_int(get(get(added, "return"), "fd"));
+    g_autofree char *sets = g_strdup_printf(
+        "{\"return\": [{\"fdset-id\": 3, \"fds\": [{\"fd\": %d, \"opaque\": \"o\"}]}]}", fd);
+    ask(p, "{\"execute\": \"query-fdsets\"}", sets);
+    ask(p, "{\"execute\": \"remove-fd\", \"arguments\": {\"fdset-id\": 3}}", "{\"return\": {}}");
+    ask(p, "{\"execute\": \"query-fdsets\"}", "{\"return\": []}");
+    peer_close(p);
+    free_vm(vm);
+}
+END_TEST
+
+/* ---- out of band ---- */
+
+START_TEST(out_of_band)
+{
+    Vm *vm = new_vm();
+    Peer *p = peer_new(vm, "mon0");
+    g_autoptr(json_object) greeting = peer_next(p);
+    ask(p, "{\"execute\": \"qmp_capabilities\", \"arguments\": {\"enable\": [\"oob\"]}}",
+        "{\"return\": {}}");
+    peer_send(p, "{\"exec-oob\": \"stop\"}");
+    expect_error(p, "GenericError", "invalid-parameter", "The command stop does not support OOB");
+    peer_send(p, "{\"exec-oob\": \"query-status\", \"execute\": \"stop\"}");
+    expect_error(p, "GenericError", "unknown-parameter",
+                 "QMP input has both 'execute' and 'exec-oob'");
+    peer_send(p, "{\"execute\": \"query-name\", \"id\": 1}{\"execute\": \"query-name\", \"id\": 2}"
+                 "{\"exec-oob\": \"query-status\", \"id\": 3}");
+    static const int order[] = { 3, 1, 2 };
+    for (unsigned i = 0; i < G_N_ELEMENTS(order); i++) {
+        g_autoptr(json_object) reply = peer_next(p);
+        ck_assert_int_eq(json_object_get_int(get(reply, "id")), order[i]);
+    }
+    peer_close(p);
+    free_vm(vm);
+}
+END_TEST
+
+START_TEST(quit_is_answered)
+{
+    Vm *vm = new_vm();
+    Peer *p = peer_ready(vm, "mon0");
+    peer_send(p, "{\"execute\": \"quit\"}");
+    g_autoptr(json_object) event = peer_next(p), reply = peer_next(p);
+    ck_assert_str_eq(get_str(event, "event"), "SHUTDOWN");
+    ck_assert_str_eq(get_str(get(event, "data"), "reason"), "host-qmp-quit");
+    ck_assert(has(reply, "return"));
+    ck_assert(vm->quit);
+    peer_close(p);
+    free_vm(vm);
+}
+END_TEST
+
+static void add_tests(TCase *tc)
+{
+    tcase_set_timeout(tc, 100);
+    tcase_add_test(tc, greeting_and_negotiation);
+    tcase_add_test(tc, ids_come_back);
+    tcase_add_test(tc, errors_are_exact);
+    tcase_add_test(tc, errors_have_hints);
+    tcase_add_test(tc, nonsense_does_not_end_a_session);
+    tcase_add_test(tc, replies_come_in_order);
+    tcase_add_test(tc, one_byte_at_a_time);
+    tcase_add_test(tc, a_thousand_clients);
+    tcase_add_test(tc, a_new_connection_starts_afresh);
+    tcase_add_test(tc, events);
+    tcase_add_test(tc, a_client_that_never_reads);
+    tcase_add_test(tc, a_client_that_only_sends);
+    tcase_add_test(tc, noisy_events_are_thinned_out);
+    tcase_add_test(tc, descriptors);
+    tcase_add_test(tc, out_of_band);
+    tcase_add_test(tc, quit_is_answered);
+}
+
+int main(void)
+{
+    return run_tests("qmp-server", add_tests);
+}
