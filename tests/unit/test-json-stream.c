@@ -119,6 +119,7 @@ END_TEST
 
 static void add_tests(TCase *tc)
 {
+    tcase_set_timeout(tc, 100);
     tcase_add_test(tc, values_one_after_the_other);
     tcase_add_test(tc, nonsense_costs_its_line);
     tcase_add_test(tc, a_value_that_is_none);
