@@ -7,6 +7,7 @@
 #include "hw/pci/pci.h"
 #include "schema/commands.h"
 #include "src/base/util.h"
+#include "src/object/iothread.h"
 
 QmpNameInfo *qmp_query_name(Vm *vm, GError **error)
 {
@@ -146,24 +147,18 @@ GPtrArray *qmp_query_tpm_types(Vm *vm, GError **error)
 
 /* ---- iothreads ---- */
 
-static int64_t number_of(Object *obj, const char *property)
-{
-    json_object *value = object_get(obj, property, NULL);
-    int64_t number = json_object_get_int64(value);
-    json_object_put(value);
-    return number;
-}
-
 static bool add_iothread(Object *obj, void *opaque)
 {
     if (!object_is_a(obj, "iothread"))
         return true;
+    LoopPollParams poll = iothread_poll_params(obj);
     QmpIOThreadInfo *info = g_new0(QmpIOThreadInfo, 1);
     info->id = g_strdup(obj->name);
-    info->thread_id = number_of(obj, "thread-id");
-    info->poll_max_ns = number_of(obj, "poll-max-ns");
-    info->poll_grow = number_of(obj, "poll-grow");
-    info->poll_shrink = number_of(obj, "poll-shrink");
+    info->thread_id = iothread_thread_id(obj);
+    info->poll_max_ns = poll.max_ns;
+    info->poll_grow = poll.grow;
+    info->poll_shrink = poll.shrink;
+    info->aio_max_batch = iothread_aio_max_batch(obj);
     g_ptr_array_add(opaque, info);
     return true;
 }
