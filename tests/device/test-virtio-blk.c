@@ -545,9 +545,11 @@ static const Breach breaches[] = {
 };
 enum { FIRST_PACKED_BREACH = 5, SPLIT_ONLY_LAST = 1 };
 
+/* It says so, and the configuration's vector was raised. */
 static bool is_broken(void *opaque)
 {
-    return test_status(opaque) & VIRTIO_STATUS_NEEDS_RESET;
+    TestVirtio *v = opaque;
+    return (test_status(v) & VIRTIO_STATUS_NEEDS_RESET) && test_messages(v->vm, TEST_MSI_BASE);
 }
 
 /* The device that is broken says so, stays so until its reset, and its neighbour does not notice. */
@@ -567,7 +569,6 @@ static void check_breach(const Breach *breach, bool packed, bool iothread)
     ck_assert_msg(test_wait(vm, is_broken, d.v), "%s", breach->name);
     test_settle(vm);
     ck_assert_uint_eq(test_messages(vm, TEST_MSI_BASE + 1), 0);
-    ck_assert_uint_ge(test_messages(vm, TEST_MSI_BASE), 1);     /* the configuration's vector */
     ck_assert_uint_eq(request(&other, VIRTIO_BLK_T_IN, 0, 512, false), VIRTIO_BLK_S_OK);
     ck_assert_uint_eq(test_status(other.v), 15);
     disk_start(&d, ~0ull);
