@@ -1,6 +1,7 @@
 /*
  * Bytes on their way from a device to its character device.  The device puts them in from a vCPU
- * thread; the main loop hands them over in batches, and waits where the other side is slow.
+ * thread; the main loop hands them over in batches, some milliseconds' worth or half the buffer, and
+ * waits where the other side is slow.
  *
  * VM lock.
  */
@@ -14,7 +15,8 @@ typedef struct CharOut {
     CharFront *front;
     void (*drained)(void *opaque);          /* there is room again; main loop */
     void *opaque;
-    LoopBh bh;
+    LoopBh bh;                              /* to the main loop: a batch begins, or is large */
+    LoopTimer timer;                        /* ends a batch */
     uint32_t length;
     uint8_t *data;                          /* CHAR_OUT_SIZE */
 } CharOut;
