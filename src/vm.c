@@ -229,7 +229,7 @@ static void on_reset_cpus(Machine *m)
 {
     Vm *vm = m->env->opaque;
 
-    if (vm->kvm)
+    if (vm->kvm && kvm_vcpu_count(vm->kvm))
         kvm_vcpus_reset(vm->kvm);
 }
 

@@ -68,7 +68,7 @@ bool fdset_add(int fd, int64_t set_id, const char *opaque, int64_t *ret_id, GErr
     if (set_id < -1) {
         close(fd);
         return fail(error, ERR_INVALID_PARAMETER,
-                    "Parameter 'fdset-id' expects a non-negative value");
+                    "'fdset-id' must not be negative");
     }
     g_mutex_lock(&mutex);
     if (set_id < 0) {
@@ -210,7 +210,7 @@ bool fd_name_put(const char *name, int fd, GError **error)
     if (!*name || g_ascii_isdigit(*name)) {
         close(fd);
         return fail(error, ERR_INVALID_PARAMETER,
-                    "Parameter 'fdname' expects a name not starting with a digit");
+                    "'fdname' must not start with a digit: numbers name inherited descriptors");
     }
     g_mutex_lock(&mutex);
     if (!names)

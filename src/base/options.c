@@ -6,12 +6,13 @@
 
 static bool wrong_type(const char *what, const char *wanted, GError **error)
 {
-    return fail(error, ERR_WRONG_TYPE, "Invalid parameter type for %s, expected: %s", what, wanted);
+    return fail(error, ERR_WRONG_TYPE, "%s must be a %s", what, wanted);
 }
 
-static bool expects(const char *what, const char *wanted, GError **error)
+static bool expects(const char *what, const char *wanted, json_object *value, GError **error)
 {
-    return fail(error, ERR_INVALID_PARAMETER, "%s expects %s", what, wanted);
+    return fail(error, ERR_INVALID_PARAMETER, "%s expects %s, not '%s'", what, wanted,
+                json_object_get_string(value));
 }
 
 bool value_to_bool(json_object *value, const char *what, bool *ret, GError **error)
@@ -27,7 +28,7 @@ bool value_to_bool(json_object *value, const char *what, bool *ret, GError **err
     const char *text = json_object_get_string(value);
     bool is_on = g_strv_contains(on, text);
     if (!is_on && !g_strv_contains(off, text))
-        return expects(what, "'on' or 'off'", error);
+        return expects(what, "'on' or 'off'", value, error);
     *ret = is_on;
     return true;
 }
@@ -52,14 +53,14 @@ bool value_to_u64(json_object *value, const char *what, uint64_t *ret, GError **
 {
     if (json_object_is_type(value, json_type_int)) {
         if (json_object_get_int64(value) < 0)
-            return expects(what, "a number that is not negative", error);
+            return expects(what, "a number that is not negative", value, error);
         *ret = json_object_get_uint64(value);
         return true;
     }
     if (!json_object_is_type(value, json_type_string))
         return wrong_type(what, "number", error);
     if (!text_to_u64(json_object_get_string(value), ret))
-        return expects(what, "a number", error);
+        return expects(what, "a number", value, error);
     return true;
 }
 
@@ -67,7 +68,7 @@ bool value_to_i64(json_object *value, const char *what, int64_t *ret, GError **e
 {
     if (json_object_is_type(value, json_type_int)) {
         if (json_object_get_uint64(value) > INT64_MAX && json_object_get_int64(value) >= 0)
-            return expects(what, "a number of 64 bits with sign", error);
+            return expects(what, "a number of 64 bits with sign", value, error);
         *ret = json_object_get_int64(value);
         return true;
     }
@@ -77,7 +78,7 @@ bool value_to_i64(json_object *value, const char *what, int64_t *ret, GError **e
     bool negative = *text == '-';
     uint64_t magnitude;
     if (!text_to_u64(text + negative, &magnitude) || magnitude > (uint64_t)INT64_MAX + negative)
-        return expects(what, "a number", error);
+        return expects(what, "a number", value, error);
     *ret = negative ? (int64_t)(0 - magnitude) : (int64_t)magnitude;
     return true;
 }
@@ -124,7 +125,7 @@ bool value_to_size(json_object *value, const char *what, uint64_t *ret, GError *
     if (!json_object_is_type(value, json_type_string))
         return value_to_u64(value, what, ret, error);
     if (!text_to_size(json_object_get_string(value), ret)) {
-        expects(what, "a size", error);
+        expects(what, "a size", value, error);
         return error_hint(error, "a size is a number of bytes, or of K, M, G, T, P or E of them, "
                                  "as in 64K or 1.5G");
     }

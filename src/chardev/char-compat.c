@@ -189,7 +189,7 @@ Chardev *chardev_create_qmp(Object *root, const char *id, json_object *backend, 
     else if (json_object_is_type(data, json_type_object))
         json_object_deep_copy(data, &options, NULL);
     else
-        fail(error, ERR_WRONG_TYPE, "Invalid parameter type for 'backend.data', expected: object");
+        fail(error, ERR_WRONG_TYPE, "'backend.data' must be an object");
     if (!options || !translate(kind, options, error))
         return NULL;
     return create(root, id, kind, options, error);

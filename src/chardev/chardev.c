@@ -64,7 +64,7 @@ bool take_str(json_object *options, const char *key, char **ret, GError **error)
     if (!value)
         return true;
     if (!json_object_is_type(value, json_type_string) && !json_object_is_type(value, json_type_int))
-        return fail(error, ERR_WRONG_TYPE, "Invalid parameter type for '%s', expected: string", key);
+        return fail(error, ERR_WRONG_TYPE, "'%s' must be a string", key);
     *ret = g_strdup(json_object_get_string(value));
     return true;
 }
@@ -173,9 +173,8 @@ static bool check_id(const char *id, GError **error)
         ok = g_ascii_isalnum(*p) || strchr("-._", *p);
     if (ok)
         return true;
-    fail(error, ERR_INVALID_PARAMETER, "Parameter 'id' expects an identifier");
-    return error_hint(error, "identifiers consist of letters, digits, '-', '.', '_', and start with "
-                             "a letter");
+    fail(error, ERR_INVALID_PARAMETER, "'%s' is not an identifier", id);
+    return error_hint(error, "an id is a letter, then letters, digits, '-', '.', '_'");
 }
 
 static json_object *copy_of(json_object *options)

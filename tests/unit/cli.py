@@ -162,7 +162,7 @@ class Machine(unittest.TestCase):
         got = run("-S", "-no-user-config", "-nodefaults", "-nographic", "-machine",
                   "none,accel=kvm:tcg", "-qmp", "unix:%s,server=on,wait=off" % self.qmp,
                   "-pidfile", pidfile, "-daemonize")
-        self.assertEqual((got.returncode, got.stderr), (0, ""))
+        self.assertEqual((got.returncode, got.stderr), (0, ""), got)
         pid = int(open(pidfile).read())
         f = self.connect()
         self.assertEqual(self.ask(f, "query-status")["return"]["status"], "prelaunch")

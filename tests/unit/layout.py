@@ -92,5 +92,5 @@ class Layout(unittest.TestCase):
 
 if __name__ == "__main__":
     BUILD, ROOT = os.path.abspath(sys.argv.pop(2)), os.path.abspath(sys.argv.pop(1))
-    CC = [sys.argv.pop(1)]
+    CC, sys.argv[1:] = sys.argv[1:], []
     unittest.main(verbosity=1)
