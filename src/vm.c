@@ -225,6 +225,27 @@ static void on_machine_request(Machine *m, MachineRequest what, const char *reas
     vm_request(m->env->opaque, what, reason);
 }
 
+typedef struct Quit {
+    Vm *vm;
+    int status;
+} Quit;
+
+static void quit_now(void *opaque)
+{
+    Quit *q = opaque;
+
+    vm_quit(q->vm, q->status, true, QMP_SHUTDOWN_CAUSE_GUEST_SHUTDOWN);
+    g_free(q);
+}
+
+static void on_machine_quit(Machine *m, int status)
+{
+    Quit *q = g_new(Quit, 1);
+
+    *q = (Quit){ m->env->opaque, status };
+    loop_post(loop_main(), quit_now, q);
+}
+
 static void on_reset_cpus(Machine *m)
 {
     Vm *vm = m->env->opaque;
@@ -271,7 +292,7 @@ Vm *vm_new(GError **error)
     vm->state = RUN_STATE_PRELAUNCH;
     vm->actions.panic = PANIC_SHUTDOWN;
     vm->machine_env = (MachineEnv){
-        .request = on_machine_request, .reset_cpus = on_reset_cpus,
+        .request = on_machine_request, .quit = on_machine_quit, .reset_cpus = on_reset_cpus,
         .inject_nmi = on_inject_nmi, .set_boot_regs = on_set_boot_regs, .opaque = vm,
     };
     vm->kvm_env = (KvmEnv){ .event = on_kvm_event, .lock = &vm->lock, .opaque = vm };

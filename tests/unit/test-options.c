@@ -183,7 +183,7 @@ START_TEST(typed_members)
     ck_assert(!options_get_i64(o, "big", &i, NULL));
     ck_assert(!options_get_str(o, "b", &s, NULL));
     ck_assert(!options_get_bool(o, "s", &b, &error));
-    ck_assert_str_eq(error->message, "Parameter 's' expects 'on' or 'off'");
+    ck_assert_str_eq(error->message, "Parameter 's' expects 'on' or 'off', not 'text'");
     g_clear_error(&error);
     ck_assert(!options_get_bool(o, "n", &b, &error));
     ck_assert_int_eq(error_get_code(error), ERR_WRONG_TYPE);
