@@ -371,10 +371,12 @@ static bool setup_cpus(Vm *vm, const Config *c, GError **error)
 {
     Machine *m = vm->machine;
     const MachineOps *ops = type_ops(m->obj.type);
-    const char *text = c->cpu ?: ops->default_cpu;
+    g_autofree char *text = NULL;
 
-    if (!vm->kvm || !text || !ops->max_cpus)
+    if (!vm->kvm || !ops->default_cpu)
         return true;
+    /* Nobody asked for the default model by name: that the host lacks a bit of it is no news. */
+    text = c->cpu ? g_strdup(c->cpu) : g_strdup_printf("%s,check=off", ops->default_cpu);
     if (m->smp.cpus > ops->max_cpus)
         return fail(error, ERR_LIMIT, "-smp: machine '%s' has at most %u CPUs", m->obj.type->name,
                     ops->max_cpus);
