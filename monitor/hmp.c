@@ -13,6 +13,7 @@ struct HmpSession {
     CharFront front;
     MonitorOutput out;
     LineEdit *edit;
+    LoopBh show;                           /* the banner or the prompt, when we have the terminal */
     bool connected, greeted, closed;
     unsigned entered;                      /* our functions on the stack: not freed meanwhile */
 };
@@ -187,13 +188,15 @@ const GPtrArray *hmp_session_history(const HmpSession *s)
     return line_edit_history(s->edit);
 }
 
-static void greet(HmpSession *s)
+/* Later than the event that gave us the terminal: on a mux the front end that is attached next takes
+ * it away at once, and the monitor is first heard of when it is looked at (Ctrl-A C). */
+static void show(void *opaque)
 {
     static const char text[] = "Vireo " VIREO_VERSION " monitor - type 'help' for more information\r\n";
-    if (s->greeted)
-        return;
+    HmpSession *s = opaque;
+    if (!s->greeted)
+        session_print(s, text, strlen(text));
     s->greeted = true;
-    session_print(s, text, strlen(text));
     line_edit_prompt(s->edit);
     monitor_output_flush(&s->out);
 }
@@ -224,33 +227,26 @@ static void writable(void *opaque)
     session_leave(s);
 }
 
-/* On a mux the prompt waits until the monitor is looked at (Ctrl-A C). */
 static void on_char_event(void *opaque, CharEvent event)
 {
     HmpSession *s = opaque;
-    s->entered++;
     switch (event) {
     case CHAR_OPENED:
+    case CHAR_MUX_IN:
         s->connected = true;
-        if (!object_is_a(OBJECT(s->front.chardev), "chardev-mux"))
-            greet(s);
+        loop_bh_schedule(&s->show);
+        break;
+    case CHAR_MUX_OUT:
+        loop_bh_cancel(&s->show);
         break;
     case CHAR_CLOSED:
         s->connected = s->greeted = false;
+        loop_bh_cancel(&s->show);
         monitor_output_reset(&s->out);
         break;
-    case CHAR_MUX_IN:
-        s->connected = true;
-        if (s->greeted) {
-            line_edit_prompt(s->edit);
-            monitor_output_flush(&s->out);
-        }
-        greet(s);
-        break;
-    default:
+    case CHAR_BREAK:
         break;
     }
-    session_leave(s);
 }
 
 HmpSession *hmp_session_new(Vm *vm, Chardev *chr, GError **error)
@@ -262,14 +258,13 @@ HmpSession *hmp_session_new(Vm *vm, Chardev *chr, GError **error)
                             .event = on_char_event, .writable = writable, .opaque = s };
     s->edit = line_edit_new(&ops, PROMPT, s);
     monitor_output_init(&s->out, &s->front);
+    loop_bh_init(&s->show, loop_main(), show, s);
     if (!char_front_attach(&s->front, chr, error)) {
         session_free(s);
         return NULL;
     }
     g_ptr_array_add(monitor_set_of(vm)->shells, s);
     char_front_set_open(&s->front, true);
-    if (char_front_connected(&s->front) && !s->connected)
-        on_char_event(s, CHAR_OPENED);
     return s;
 }
 
@@ -280,6 +275,7 @@ void hmp_session_close(HmpSession *s)
     monitor_output_flush(&s->out);
     s->closed = true;
     s->connected = false;
+    loop_bh_cancel(&s->show);
     g_ptr_array_remove(monitor_set_of(s->vm)->shells, s);
     char_front_detach(&s->front);
     if (!s->entered)
