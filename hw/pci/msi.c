@@ -78,9 +78,6 @@ void pci_msi_config_changed(PciDevice *dev, unsigned offset, unsigned size)
 
 void pci_msi_reset(PciDevice *dev)
 {
-    if (!dev->msi_cap)
-        return;
-    for (unsigned i = 2; i < MSI_CAP_SIZE; i++)
-        dev->config[dev->msi_cap + i] &= ~dev->wmask[dev->msi_cap + i];
-    st_le32(msi_reg(dev, PCI_MSI_PENDING_64), 0);
+    if (dev->msi_cap)
+        st_le32(msi_reg(dev, PCI_MSI_PENDING_64), 0);
 }

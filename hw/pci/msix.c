@@ -334,9 +334,7 @@ void pci_msix_reset(PciDevice *dev)
 
     if (!m)
         return;
-    uint8_t *control = dev->config + m->cap + PCI_MSIX_FLAGS;
-    st_le16(control, ld_le16(control) & PCI_MSIX_FLAGS_QSIZE);
-    pci_msix_config_changed(dev);
+    pci_msix_config_changed(dev);           /* the control register is reset already */
     collect_pending(dev);
     memset(m->table, 0, m->vectors * PCI_MSIX_ENTRY_SIZE);
     memset(m->pba, 0, pba_bytes(m->vectors));

@@ -124,19 +124,8 @@ static void pci_bridge_unrealize(Object *obj)
     bridge->bus = NULL;
 }
 
-static void pci_bridge_reset(Object *obj)
-{
-    PciBridge *bridge = PCI_BRIDGE_DEVICE(obj);
-    PciDevice *dev = &bridge->pci;
-
-    for (unsigned i = PCI_PRIMARY_BUS; i < PCI_CAPABILITY_LIST; i++)
-        dev->config[i] &= ~dev->wmask[i];
-    st_le16(dev->config + PCI_BRIDGE_CONTROL, 0);
-    pci_bridge_update_windows(bridge);
-}
-
 static const Type pci_bridge_type = {
     .name = "pci-bridge-base", .parent = "pci-device", .help = "PCI-to-PCI bridge",
-    .size = sizeof(PciBridge), .abstract = true, .realize = pci_bridge_realize, .unrealize = pci_bridge_unrealize, .reset = pci_bridge_reset,
+    .size = sizeof(PciBridge), .abstract = true, .realize = pci_bridge_realize, .unrealize = pci_bridge_unrealize,
 };
 TYPE_REGISTER(pci_bridge_type)

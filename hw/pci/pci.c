@@ -284,14 +284,22 @@ static bool load_rom(PciDevice *dev, GError **error)
 
 /* ---- Life ---- */
 
+static size_t allocated_config(const PciDevice *dev)
+{
+    return pci_ops(dev)->express ? PCIE_CONFIG_SIZE : PCI_CONFIG_SIZE;
+}
+
 static void pci_device_init(Object *obj)
 {
     PciDevice *dev = PCI_DEVICE(obj);
 
+    size_t size = allocated_config(dev);
+
     dev->devfn = -1;
-    dev->config = g_malloc0(3 * PCIE_CONFIG_SIZE);
-    dev->wmask = dev->config + PCIE_CONFIG_SIZE;
-    dev->w1cmask = dev->wmask + PCIE_CONFIG_SIZE;
+    dev->config = g_malloc0(4 * size);
+    dev->wmask = dev->config + size;
+    dev->w1cmask = dev->wmask + size;
+    dev->initial = dev->w1cmask + size;
     dev->cap_end = 0x40;
     dev->ext_cap_end = 0x100;
     for (unsigned n = 0; n < G_N_ELEMENTS(dev->bars); n++)
@@ -335,7 +343,10 @@ static bool pci_device_realize_done(Object *obj, GError **error)
     PciDevice *dev = PCI_DEVICE(obj);
 
     dev->config[PCI_INTERRUPT_PIN] = dev->intx_pin;
-    return load_rom(dev, error);
+    if (!load_rom(dev, error))
+        return false;
+    memcpy(dev->initial, dev->config, allocated_config(dev));
+    return true;
 }
 
 static void pci_device_unrealize(Object *obj)
@@ -351,31 +362,22 @@ static void pci_device_unrealize(Object *obj)
         dev->rom_ram = NULL;
     }
     memset(dev->bars, 0, sizeof(dev->bars));
-    memset(dev->config, 0, 3 * PCIE_CONFIG_SIZE);
+    memset(dev->config, 0, 4 * allocated_config(dev));
     dev->cap_end = 0x40;
     dev->ext_cap_end = 0x100;
     dev->ext_cap_last = 0;
     dev->msi_cap = dev->exp_cap = 0;
 }
 
-/* What RST# does to registers that are writable (6.1); a device's own reset follows. */
+/* RST# (6.1): what the guest has written is as after realize again.  A device's own reset follows. */
 static void pci_device_reset(Object *obj)
 {
     PciDevice *dev = PCI_DEVICE(obj);
 
     dev->intx_level = false;
-    st_le16(dev->config + PCI_COMMAND, 0);
-    st_le16(dev->config + PCI_STATUS, ld_le16(dev->config + PCI_STATUS) & ~STATUS_W1C);
-    dev->config[PCI_CACHE_LINE_SIZE] = 0;
-    dev->config[PCI_INTERRUPT_LINE] = 0;
-    for (unsigned n = 0; n < G_N_ELEMENTS(dev->bars); n++) {
-        if (!dev->bars[n].region)
-            continue;
-        uint8_t *reg = dev->config + bar_offset(dev, n);
-        uint8_t flags = n == PCI_ROM_BAR ? 0 : dev->bars[n].flags;
-        st_le32(reg, flags);
-        if (flags & PCI_BAR_MEM64)
-            st_le32(reg + 4, 0);
+    for (unsigned i = 0; i < pci_config_size(dev); i++) {
+        uint8_t written = dev->wmask[i] | dev->w1cmask[i];
+        dev->config[i] = (dev->config[i] & ~written) | (dev->initial[i] & written);
     }
     pci_msi_reset(dev);
     pci_msix_reset(dev);

@@ -44,7 +44,8 @@ struct PciDevice {
     char *romfile;
     uint32_t rombar;
     uint16_t acpi_index;
-    uint8_t *config, *wmask, *w1cmask;      /* PCIE_CONFIG_SIZE each */
+    uint8_t *config, *wmask, *w1cmask;      /* 4 KiB each if ops->express, else 256 bytes */
+    uint8_t *initial;                       /* config after realize: a reset restores wmask's bits */
     PciBar bars[7];
     uint16_t cap_end;                       /* next free byte for capabilities */
     uint16_t ext_cap_last;                  /* newest extended capability; 0: none */

@@ -440,13 +440,7 @@ static void virtio_pci_unrealize(Object *obj)
 
 static void virtio_pci_reset(Object *obj)
 {
-    VirtioPci *p = VIRTIO_PCI(obj);
-    uint8_t *cap = p->pci.config + p->cfg_cap;
-
-    cap[VIRTIO_PCI_CAP_BAR] = 0;
-    memset(cap + VIRTIO_PCI_CAP_OFFSET, 0, 8);
-    memset(cap + sizeof(struct virtio_pci_cap), 0, 4);
-    virtio_reset(p->vdev);
+    virtio_reset(VIRTIO_PCI(obj)->vdev);
 }
 
 static void virtio_pci_init(Object *obj)
