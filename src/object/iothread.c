@@ -102,7 +102,7 @@ static const Property iothread_props[] = {
 
 static const Type iothread_type = {
     .name = "iothread",
-    .parent = "object",
+    .parent = "user-object",
     .help = "thread with an event loop for devices",
     .size = sizeof(Iothread),
     .user_creatable = true,

@@ -117,6 +117,7 @@ class Help(unittest.TestCase):
         self.assertIn("num-queues", self.ok("-device", "virtio-blk-pci,help"))
         self.assertIn("qemu64", self.ok("-cpu", "help"))
         self.assertIn("memory-backend-memfd", self.ok("-object", "help"))
+        self.assertIn("iothread", self.ok("-object", "help"))
         self.assertIn("poll-max-ns", self.ok("-object", "iothread,help"))
         self.assertIn("socket", self.ok("-chardev", "help"))
         self.assertIn("null-co", self.ok("-blockdev", "help"))
