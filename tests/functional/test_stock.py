@@ -23,7 +23,7 @@ class Guest(Case):
         if hasattr(type(self), "test_dmesg"):
             dmesg.of_qemu(self.kernel, self.cpus)  # now, while no other guest runs
         self.start()
-        self.machine.wait_up(120)
+        self.machine.wait_up(300)
 
     def start(self):
         line = [word for word in self.command_line() if word not in self.left_out()]
@@ -150,7 +150,7 @@ class GenericKernel(Guest):
         self.machine.qmp("system_reset")
         event = self.machine.qmp.wait_event("RESET")
         equal(event["data"]["guest"], False, "guest in the event RESET")
-        self.machine.wait_up(120)
+        self.machine.wait_up(300)
         equal(self.machine.shell("cat /root/kept"), "kept\n", "file after a reset")
 
     def test_quit(self):

@@ -112,7 +112,7 @@ class Machine:
         state = "still runs" if status is None else "ended with %d" % status
         return "; the VMM %s\n--- stderr\n%s--- console\n%s" % (state, self.errors(), self.console[-3000:])
 
-    def wait_up(self, timeout=90):
+    def wait_up(self, timeout=300):
         """Wait until the guest's start script is done and its shell asks."""
         self.expect(UP, timeout)
         self.expect(re.escape(PROMPT), timeout)
@@ -121,7 +121,7 @@ class Machine:
         self.process.stdin.write(text.encode())
         self.process.stdin.flush()
 
-    def shell(self, command, timeout=30, check=True):
+    def shell(self, command, timeout=120, check=True):
         """Run a command in the guest's shell -> what it printed."""
         # what is typed comes back, wrapped at 80 columns; the quotes let only the answer match
         self.type("echo '[be''gin]'; %s; echo '[sta''tus='$?]\n" % command)
@@ -131,7 +131,7 @@ class Machine:
             raise AssertionError("%r in the guest ended with %s:\n%s" % (command, found.group(2), found.group(1)))
         return found.group(1)
 
-    def wait(self, timeout=30):
+    def wait(self, timeout=90):
         """Wait for the VMM to end -> its exit status.  The console is read to its end."""
         limit = time.monotonic() + timeout
         while self._read(limit - time.monotonic()):
