@@ -142,6 +142,8 @@ static bool add_mch(Q35Machine *q, GError **error)
         return false;
     }
     q->mch = PCI_DEVICE(dev);
+    if (q->m.kernel)                        /* as the first reset leaves it: one memory map less for KVM */
+        mch_firmware_setup(q->mch);
     return true;
 }
 

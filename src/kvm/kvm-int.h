@@ -76,6 +76,9 @@ int kvm_ioctl(int fd, unsigned long request, void *arg);
 KvmSlots *kvm_slots_new(Kvm *kvm);
 void kvm_slots_free(KvmSlots *slots);
 void kvm_slots_attach(KvmSlots *slots);
+/* Makes KVM's slots as the map is.  While vCPUs run that is so after each commit; before anything else
+ * that needs guest memory it must be called.  NULL is fine.  VM lock. */
+void kvm_slots_apply(KvmSlots *slots);
 
 /* irq.c */
 KvmIntr *kvm_intr_new(Kvm *kvm, GError **error);

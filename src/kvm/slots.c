@@ -3,8 +3,9 @@
  * fetching of dirty bits.  Follows the memory address space and the I/O address space as a listener of
  * each.
  *
- * Changes are collected and applied at the commit.  If a slot goes away, no vCPU may run until the
- * slots that replace it are there: a split of RAM would else look to the guest like a hole in it.
+ * Changes are collected.  They are applied at the commit while vCPUs run, and else when they start: what
+ * a board does to its map while it is set up or reset costs one change, or none if it ends as it was.
+ * While a slot is replaced no vCPU runs: a split of RAM would else look to the guest like a hole in it.
  */
 #include <errno.h>
 #include "src/kvm/kvm-int.h"
@@ -15,20 +16,22 @@ typedef struct Slot {
     uint32_t id;
     Gpa addr;
     uint64_t size;
-    Region *region;
+    char *name;                             /* of the region; for messages */
     RamBlock *block;                        /* counted */
     uint64_t block_offset;
     uint32_t flags;
     unsigned long *dirty;                   /* one bit a page, while KVM_MEM_LOG_DIRTY_PAGES */
+    bool stale;                             /* the map has it no longer */
 } Slot;
 
 struct KvmSlots {
     Kvm *kvm;
     MemoryListener memory, io;
     GPtrArray *slots;                       /* of Slot, by id; NULL: free */
-    GArray *adds;                           /* of FlatRange: what the commit is to apply */
+    GArray *adds;                           /* of FlatRange: those that have no slot yet */
     unsigned max;
-    bool manual_protect, blocked;
+    bool manual_protect;
+    bool changed;                           /* some are stale, or there are adds */
 };
 
 /* The whole pages of a range; false if there are none. */
@@ -60,10 +63,10 @@ static bool set_slot(KvmSlots *s, const Slot *slot, uint64_t size)
     };
     int err = kvm_ioctl(s->kvm->vm_fd, KVM_SET_USER_MEMORY_REGION, &r);
     TRACE(kvm_slot, "slot %u addr 0x%llx size 0x%llx flags %u '%s': %d", r.slot, r.guest_phys_addr,
-          r.memory_size, r.flags, slot->region->name, err);
+          r.memory_size, r.flags, slot->name, err);
     if (err < 0)
         warn_report("KVM refuses the memory at 0x%" G_GINT64_MODIFIER "x, %" G_GINT64_MODIFIER
-                    "u bytes of '%s': %s", slot->addr, slot->size, slot->region->name,
+                    "u bytes of '%s': %s", slot->addr, slot->size, slot->name,
                     g_strerror(-err));
     return err >= 0;
 }
@@ -83,11 +86,11 @@ static void set_logging(KvmSlots *s, Slot *slot, unsigned dirty_log)
     }
 }
 
-static Slot *slot_find(KvmSlots *s, Gpa addr, uint64_t size)
+static Slot *slot_find(KvmSlots *s, Gpa addr, uint64_t size, bool live)
 {
     for (unsigned i = 0; i < s->slots->len; i++) {
         Slot *slot = s->slots->pdata[i];
-        if (slot && slot->addr == addr && slot->size == size)
+        if (slot && !slot->stale == live && slot->addr == addr && slot->size == size)
             return slot;
     }
     return NULL;
@@ -96,6 +99,7 @@ static Slot *slot_find(KvmSlots *s, Gpa addr, uint64_t size)
 static void slot_free(Slot *slot)
 {
     ram_block_unref(slot->block);
+    g_free(slot->name);
     g_free(slot->dirty);
     g_free(slot);
 }
@@ -127,7 +131,7 @@ static void slot_sync(KvmSlots *s, Slot *slot)
     struct kvm_dirty_log log = { .slot = slot->id, .dirty_bitmap = slot->dirty };
     int r = kvm_ioctl(s->kvm->vm_fd, KVM_GET_DIRTY_LOG, &log);
     if (r < 0) {
-        warn_report("KVM_GET_DIRTY_LOG of '%s': %s", slot->region->name, g_strerror(-r));
+        warn_report("KVM_GET_DIRTY_LOG of '%s': %s", slot->name, g_strerror(-r));
         memset(slot->dirty, 0xff, dirty_bytes(slot));
     }
     if (r >= 0 && s->manual_protect) {
@@ -136,19 +140,14 @@ static void slot_sync(KvmSlots *s, Slot *slot)
         };
         r = kvm_ioctl(s->kvm->vm_fd, KVM_CLEAR_DIRTY_LOG, &clear);
         if (r < 0)
-            warn_report("KVM_CLEAR_DIRTY_LOG of '%s': %s", slot->region->name, g_strerror(-r));
+            warn_report("KVM_CLEAR_DIRTY_LOG of '%s': %s", slot->name, g_strerror(-r));
     }
     report_dirty(slot);
-    TRACE(kvm_dirty_sync, "slot %u '%s'", slot->id, slot->region->name);
+    TRACE(kvm_dirty_sync, "slot %u '%s'", slot->id, slot->name);
 }
 
-static void slot_remove(KvmSlots *s, const FlatRange *range)
+static void slot_remove(KvmSlots *s, Slot *slot)
 {
-    Gpa addr;
-    uint64_t size, offset;
-    Slot *slot = whole_pages(range, &addr, &size, &offset) ? slot_find(s, addr, size) : NULL;
-    if (!slot)
-        return;
     if (slot->dirty)
         slot_sync(s, slot);
     set_slot(s, slot, 0);
@@ -181,7 +180,7 @@ static void slot_add(KvmSlots *s, const FlatRange *range)
     }
     Slot *slot = g_new0(Slot, 1);
     *slot = (Slot){
-        .id = id, .addr = addr, .size = size, .region = range->region,
+        .id = id, .addr = addr, .size = size, .name = g_strdup(range->region->name),
         .block = ram_block_ref(range->region->ram),
         .block_offset = range->region->ram_offset + offset,
         .flags = range->readonly ? KVM_MEM_READONLY : 0,
@@ -193,57 +192,115 @@ static void slot_add(KvmSlots *s, const FlatRange *range)
         slot_free(slot);
 }
 
+static void apply(KvmSlots *s)
+{
+    for (unsigned i = 0; i < s->slots->len; i++) {
+        Slot *slot = s->slots->pdata[i];
+        if (slot && slot->stale)
+            slot_remove(s, slot);
+    }
+    for (unsigned i = 0; i < s->adds->len; i++)
+        slot_add(s, &g_array_index(s->adds, FlatRange, i));
+    g_array_set_size(s->adds, 0);
+    s->changed = false;
+}
+
+void kvm_slots_apply(KvmSlots *s)
+{
+    if (!s || !s->changed)
+        return;
+    kvm_block(s->kvm);
+    apply(s);
+    kvm_unblock(s->kvm);
+}
+
+static void set_coalesced(KvmSlots *s, const FlatRange *range, unsigned long request)
+{
+    struct kvm_coalesced_mmio_zone zone = { .addr = range->addr, .size = range->size };
+    if (range->region->coalesced && s->kvm->coalesced_page)
+        kvm_ioctl(s->kvm->vm_fd, request, &zone);
+}
+
+/* A slot that went and comes back the same was never away. */
+static bool revive(KvmSlots *s, const FlatRange *range)
+{
+    Gpa addr;
+    uint64_t size, offset;
+    Slot *slot = whole_pages(range, &addr, &size, &offset) ? slot_find(s, addr, size, false) : NULL;
+    if (!slot || slot->block != range->region->ram ||
+        slot->block_offset != range->region->ram_offset + offset ||
+        !(slot->flags & KVM_MEM_READONLY) != !range->readonly || !slot->dirty != !range->dirty_log)
+        return false;
+    slot->stale = false;
+    return true;
+}
+
 static void memory_range_add(MemoryListener *l, const FlatRange *range)
 {
     KvmSlots *s = container_of(l, KvmSlots, memory);
-    if (is_memory(range))
+    if (!is_memory(range)) {
+        set_coalesced(s, range, KVM_REGISTER_COALESCED_MMIO);
+    } else if (!revive(s, range)) {
         g_array_append_val(s->adds, *range);
-    else if (range->region->coalesced && s->kvm->coalesced_page) {
-        struct kvm_coalesced_mmio_zone zone = { .addr = range->addr, .size = range->size };
-        kvm_ioctl(s->kvm->vm_fd, KVM_REGISTER_COALESCED_MMIO, &zone);
+        s->changed = true;
     }
 }
 
-/* Takes effect now: the region may be gone by the commit. */
+static bool forget_add(KvmSlots *s, const FlatRange *range)
+{
+    for (unsigned i = 0; i < s->adds->len; i++) {
+        const FlatRange *add = &g_array_index(s->adds, FlatRange, i);
+        if (add->addr == range->addr && add->size == range->size && add->region == range->region) {
+            g_array_remove_index(s->adds, i);
+            return true;
+        }
+    }
+    return false;
+}
+
 static void memory_range_del(MemoryListener *l, const FlatRange *range)
 {
     KvmSlots *s = container_of(l, KvmSlots, memory);
-    if (range->region->coalesced && s->kvm->coalesced_page) {
-        struct kvm_coalesced_mmio_zone zone = { .addr = range->addr, .size = range->size };
-        kvm_ioctl(s->kvm->vm_fd, KVM_UNREGISTER_COALESCED_MMIO, &zone);
-    }
-    if (!is_memory(range))
+    Gpa addr;
+    uint64_t size, offset;
+    if (!is_memory(range)) {
+        set_coalesced(s, range, KVM_UNREGISTER_COALESCED_MMIO);
         return;
-    if (!s->blocked) {
-        kvm_block(s->kvm);
-        s->blocked = true;
     }
-    slot_remove(s, range);
+    if (forget_add(s, range) || !whole_pages(range, &addr, &size, &offset))
+        return;
+    Slot *slot = slot_find(s, addr, size, true);
+    if (!slot)
+        return;
+    if (slot->dirty)                        /* the region may be gone by the time it is applied */
+        slot_sync(s, slot);
+    slot->stale = s->changed = true;
 }
 
 static void memory_commit_slots(MemoryListener *l)
 {
     KvmSlots *s = container_of(l, KvmSlots, memory);
-    for (unsigned i = 0; i < s->adds->len; i++)
-        slot_add(s, &g_array_index(s->adds, FlatRange, i));
-    g_array_set_size(s->adds, 0);
-    if (s->blocked) {
-        s->blocked = false;
-        kvm_unblock(s->kvm);
-    }
+    if (__atomic_load_n(&s->kvm->running, __ATOMIC_RELAXED))
+        kvm_slots_apply(s);
 }
 
 static Slot *slot_of(KvmSlots *s, const FlatRange *range)
 {
     Gpa addr;
     uint64_t size, offset;
-    return is_memory(range) && whole_pages(range, &addr, &size, &offset) ? slot_find(s, addr, size)
-                                                                         : NULL;
+    return is_memory(range) && whole_pages(range, &addr, &size, &offset)
+               ? slot_find(s, addr, size, true)
+               : NULL;
 }
 
 static void memory_log_change(MemoryListener *l, const FlatRange *range)
 {
     KvmSlots *s = container_of(l, KvmSlots, memory);
+    for (unsigned i = 0; i < s->adds->len; i++) {
+        FlatRange *add = &g_array_index(s->adds, FlatRange, i);
+        if (add->addr == range->addr && add->size == range->size && add->region == range->region)
+            add->dirty_log = range->dirty_log;
+    }
     Slot *slot = slot_of(s, range);
     if (!slot || !!slot->dirty == !!range->dirty_log)
         return;
@@ -330,7 +387,6 @@ void kvm_slots_free(KvmSlots *s)
         return;
     memory_listener_remove(&s->memory);
     memory_listener_remove(&s->io);
-    memory_commit_slots(&s->memory);
     for (unsigned i = 0; i < s->slots->len; i++)
         if (s->slots->pdata[i])
             slot_free(s->slots->pdata[i]);

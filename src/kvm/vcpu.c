@@ -240,9 +240,10 @@ void kvm_vcpus_start(Kvm *kvm)
 {
     if (kvm->running)
         return;
+    kvm_slots_apply(kvm->slots);
     clock_start(kvm);
     g_mutex_lock(&kvm->mutex);
-    kvm->running = true;
+    __atomic_store_n(&kvm->running, true, __ATOMIC_RELAXED);
     for (unsigned i = 0; i < kvm->vcpus->len; i++) {
         Vcpu *vcpu = kvm->vcpus->pdata[i];
         vcpu->waiting = vcpu->parked = vcpu->pristine = false;
@@ -257,7 +258,7 @@ void kvm_vcpus_stop(Kvm *kvm)
         return;
     bool held = vm_lock_release(kvm);
     g_mutex_lock(&kvm->mutex);
-    kvm->running = false;
+    __atomic_store_n(&kvm->running, false, __ATOMIC_RELAXED);
     for (unsigned i = 0; i < kvm->vcpus->len; i++)
         kick(kvm->vcpus->pdata[i]);
     while (!all_parked(kvm))
@@ -279,6 +280,7 @@ void kvm_vcpus_reset(Kvm *kvm)
 static bool vcpu_create(Vcpu *vcpu, const CpuModel *model, GError **error)
 {
     Kvm *kvm = vcpu->kvm;
+    kvm_slots_apply(kvm->slots);
     if (!kvm_intr_create(kvm->intr, error))
         return false;
     vcpu->fd = kvm_ioctl(kvm->vm_fd, KVM_CREATE_VCPU, GUINT_TO_POINTER(vcpu->apic_id));
