@@ -286,10 +286,9 @@ static int64_t limit_s(int64_t seconds)
 }
 
 /* The clock runs on from what is in the registers. */
-static void rtc_start_counting(Rtc *s, int64_t fraction_ns)
+static void rtc_start_counting(Rtc *s, int64_t seconds, int64_t fraction_ns)
 {
-    int64_t before = rtc_now_ns(s);
-    int64_t set = limit_s(time_from_registers(s)) * NS_PER_S + fraction_ns;
+    int64_t before = rtc_now_ns(s), set = limit_s(seconds) * NS_PER_S + fraction_ns;
 
     s->offset_ns = CLAMP(set - rtc_host_ns(s), -OFFSET_MAX_NS, OFFSET_MAX_NS);
     s->seen_s = floor_div(rtc_now_ns(s), NS_PER_S);
@@ -311,7 +310,7 @@ static void rtc_write_reg_a(Rtc *s, uint8_t value)
     s->cmos[RTC_REG_A] = value & ~REG_A_UIP;
     /* The first update comes half a second after the divider is let go ("divider control"). */
     if (!was_counting && rtc_counting(s))
-        rtc_start_counting(s, NS_PER_S / 2);
+        rtc_start_counting(s, time_from_registers(s), NS_PER_S / 2);
     if ((old ^ value) & (REG_A_RS | REG_A_DV))
         rtc_restart_periodic(s);
     rtc_arm_second_timer(s);
@@ -320,28 +319,23 @@ static void rtc_write_reg_a(Rtc *s, uint8_t value)
 static void rtc_write_reg_b(Rtc *s, uint8_t value)
 {
     bool was_counting = rtc_counting(s), periodic = s->cmos[RTC_REG_B] & REG_B_PIE;
-    int64_t fraction = 0;
 
     rtc_catch_up(s);
     rtc_periodic_catch_up(s);
-    if (was_counting) {
-        fraction = rtc_now_ns(s) - s->seen_s * NS_PER_S;
-        time_to_registers(s, s->seen_s);
-    } else {
-        fraction = rtc_now_ns(s) - floor_div(rtc_now_ns(s), NS_PER_S) * NS_PER_S;
-    }
+    int64_t now = rtc_now_ns(s), now_s = floor_div(now, NS_PER_S);
+    /* What the registers hold is in the format that is left. */
+    int64_t held_s = was_counting ? now_s : time_from_registers(s);
     if (value & REG_B_SET)
         value &= ~REG_B_UIE;                /* "SET": UIE is cleared with it */
-    uint8_t format = (s->cmos[RTC_REG_B] ^ value) & (REG_B_DM | REG_B_24H);
-    s->cmos[RTC_REG_B] = value;
-    if (!was_counting && rtc_counting(s))
-        rtc_start_counting(s, fraction);
-    else if (was_counting && format)
-        time_to_registers(s, s->seen_s);
-    rtc_update_irq(s);
-    rtc_arm_second_timer(s);
     if (!periodic && value & REG_B_PIE)
         s->cmos[RTC_REG_C] &= ~REG_C_PF;    /* of the time before it was asked for */
+    s->cmos[RTC_REG_B] = value;
+    if (was_counting || rtc_counting(s))
+        time_to_registers(s, held_s);
+    if (!was_counting && rtc_counting(s))
+        rtc_start_counting(s, held_s, now - now_s * NS_PER_S);
+    rtc_update_irq(s);
+    rtc_arm_second_timer(s);
     if (periodic != !!(value & REG_B_PIE))
         rtc_restart_periodic(s);
 }
@@ -368,7 +362,7 @@ static void rtc_write_register(Rtc *s, unsigned index, uint8_t value)
             int64_t now = rtc_now_ns(s), now_s = floor_div(now, NS_PER_S);
             time_to_registers(s, now_s);
             s->cmos[index] = value;
-            rtc_start_counting(s, now - now_s * NS_PER_S);
+            rtc_start_counting(s, time_from_registers(s), now - now_s * NS_PER_S);
             rtc_arm_second_timer(s);
         } else {
             s->cmos[index] = value;
