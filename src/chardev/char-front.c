@@ -174,7 +174,7 @@ bool chardev_frontend_open(const Chardev *cd)
         if (cd->fronts[i]->is_open)
             return true;
     }
-    return false;
+    return cd->busy;
 }
 
 /* A front end may detach itself or others meanwhile. */

@@ -88,7 +88,13 @@ static void params_changed(Object *obj)
         loop_call(t->loop, apply_params, t);
 }
 
+static json_object *get_thread_id(Object *obj, const Property *prop)
+{
+    return json_object_new_int64(iothread_thread_id(obj));
+}
+
 static const Property iothread_props[] = {
+    PROP_FN("thread-id", get_thread_id, NULL, .read_only = true, .help = "the thread's number"),
     PROP("poll-max-ns", Iothread, poll_max_ns, .def.i = 32768, .max = INT64_MAX, .runtime = true,
          .changed = params_changed, .help = "longest busy polling before a sleep; 0: none"),
     PROP("poll-grow", Iothread, poll_grow, .max = INT64_MAX, .runtime = true,

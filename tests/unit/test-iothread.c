@@ -45,6 +45,9 @@ START_TEST(runs_a_loop_in_a_named_thread)
     ck_assert_int_eq(seen.thread_id, iothread_thread_id(thread));
     ck_assert_int_ne(seen.thread_id, getpid());
     ck_assert_str_eq(seen.name, "IO io7");
+    json_object *id = object_get(thread, "thread-id", NULL);
+    ck_assert_int_eq(json_object_get_int64(id), seen.thread_id);
+    json_object_put(id);
     drop(thread);
 }
 END_TEST
