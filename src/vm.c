@@ -270,27 +270,6 @@ static void on_set_boot_regs(Machine *m, const BootRegs *regs)
         kvm_vcpu_set_boot_regs(kvm_vcpu(vm->kvm, 0), regs);
 }
 
-typedef struct Exit {
-    Vm *vm;
-    int status;
-} Exit;
-
-static void exit_now(void *opaque)
-{
-    Exit *e = opaque;
-
-    vm_quit(e->vm, e->status, true, QMP_SHUTDOWN_CAUSE_GUEST_SHUTDOWN);
-    g_free(e);
-}
-
-static void on_quit(Machine *m, int status)
-{
-    Exit *e = g_new(Exit, 1);
-
-    *e = (Exit){ m->env->opaque, status };
-    loop_post(loop_main(), exit_now, e);
-}
-
 static void on_kvm_event(void *opaque, KvmEvent what, const char *reason)
 {
     static const MachineRequest requests[] = {
@@ -314,8 +293,7 @@ Vm *vm_new(GError **error)
     vm->actions.panic = PANIC_SHUTDOWN;
     vm->machine_env = (MachineEnv){
         .request = on_machine_request, .quit = on_machine_quit, .reset_cpus = on_reset_cpus,
-        .inject_nmi = on_inject_nmi, .set_boot_regs = on_set_boot_regs,
-        .quit = on_quit, .opaque = vm,
+        .inject_nmi = on_inject_nmi, .set_boot_regs = on_set_boot_regs, .opaque = vm,
     };
     vm->kvm_env = (KvmEnv){ .event = on_kvm_event, .lock = &vm->lock, .opaque = vm };
     vm->block = block_graph_new(vm->root, error);
