@@ -1,5 +1,19 @@
 /* io_uring, on the ring of the coroutine's loop: the loop submits once a turn. */
 #include "block/aio.h"
+#include <errno.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* Asks without making a ring: where io_uring is there and allowed, the missing parameters are what
+ * the call complains of.  A ring costs memory and time, and is made by the loop that first needs it. */
+bool aio_uring_available(GError **error)
+{
+    if (syscall(__NR_io_uring_setup, 1, NULL) >= 0 || errno == EFAULT)
+        return true;
+    fail_errno(error, errno, "aio=io_uring is not available");
+    return error_hint(error, "see sysctl kernel.io_uring_disabled, and seccomp filters of "
+                             "containers; aio=threads works everywhere");
+}
 
 typedef struct UringRequest {
     LoopCqe cqe;

@@ -11,10 +11,15 @@ static const AioEngine *const engines[] = {
 
 bool aio_available(AioKind kind, GError **error)
 {
-    if (kind == AIO_URING)
-        return loop_uring_ok(loop_main(), error) ||
-               error_prefix(error, "aio=io_uring is not available: ");
-    return kind != AIO_NATIVE || aio_native_available(error);
+    switch (kind) {
+    case AIO_URING:
+        return aio_uring_available(error);
+    case AIO_NATIVE:
+        return aio_native_available(error);
+    case AIO_THREADS:
+        break;
+    }
+    return true;
 }
 
 static int co_fn transfer_rest(const AioFile *file, bool write, uint64_t offset,

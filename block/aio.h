@@ -24,6 +24,7 @@ typedef struct AioFile {
 /* Whether this host has the engine.  Main thread. */
 bool aio_available(AioKind kind, GError **error);
 bool aio_native_available(GError **error);
+bool aio_uring_available(GError **error);
 
 /* One system call's worth: bytes done, or -errno.  @rw_flags: RWF_DSYNC. */
 typedef struct AioEngine {

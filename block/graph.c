@@ -352,8 +352,10 @@ bool block_node_delete(BlockGraph *graph, const char *node_name, GError **error)
         fail(error, ERR_IN_USE, "Node '%s' is busy: it is used by %s", node_name, who);
         return error_object(error, "%s", node_name);
     }
-    if (!node->monitor_owned) {
+    if (!node->monitor_owned || node->drive) {
         fail(error, ERR_IN_USE, "Node '%s' is not owned by the monitor", node_name);
+        if (node->drive)
+            error_hint(error, "it belongs to -drive id=%s", node->drive->id);
         return error_object(error, "%s", node_name);
     }
     node->monitor_owned = false;
