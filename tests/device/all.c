@@ -15,6 +15,7 @@ enum { STEPS = 1500, SEEDS = 3 };
 static const struct {
     const char *type, *backend, *props;
 } needs[] = {
+    { "isa-debugcon", "-chardev null,id=c0", ",chardev=c0" },
     { "virtio-blk-pci", "-blockdev null-co,node-name=d0,size=1M", ",drive=d0" },
 };
 

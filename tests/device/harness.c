@@ -1,5 +1,6 @@
 /* Making a machine from command-line options, and reaching its ports, memory, events and state. */
 #include "src/base/options.h"
+#include "src/chardev/chardev.h"
 #include "tests/device/harness-int.h"
 
 /* One lock for all machines of the process: the main loop knows only one. */
@@ -118,6 +119,11 @@ static bool apply_blockdev(TestMachine *m, json_object *options, GError **error)
     return block_node_open(m->block, options, error) != NULL;
 }
 
+static bool apply_chardev(TestMachine *m, json_object *options, GError **error)
+{
+    return chardev_create(m->root, options, error) != NULL;
+}
+
 static bool apply_machine(TestMachine *m, json_object *options, GError **error)
 {
     json_object_object_foreach(options, key, value)
@@ -147,6 +153,7 @@ static bool apply_device(TestMachine *m, json_object *options, GError **error)
 static const Option backend_options[] = {
     { "-object", "qom-type", apply_object },
     { "-blockdev", "driver", apply_blockdev },
+    { "-chardev", "backend", apply_chardev },
     {}
 };
 static const Option machine_options[] = {

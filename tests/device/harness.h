@@ -26,7 +26,7 @@ typedef struct TestMachine TestMachine;
 #define TEST_GSIS 24
 
 /*
- * Takes -machine, -m, -device, -object, -blockdev and -global as the command line does, in
+ * Takes -machine, -m, -device, -object, -blockdev, -chardev and -global as the command line does, in
  * any order (backends are made first).  Without -machine it is "q35".  The machine is built and reset,
  * not running: run() starts its clock and its devices' data planes.
  */
