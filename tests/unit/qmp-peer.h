@@ -27,12 +27,42 @@ static inline json_object *json_of(const char *text)
     return value;
 }
 
-/* The main loop goes one turn; it may wait a little, so that a test does not spin. */
+/* The main loop goes one turn; it may wait a little, so that a test does not spin.  A client in a
+ * thread of its own (run_client) only waits. */
 static inline void turn_loop(int fd)
 {
     struct pollfd waiting = { .fd = fd, .events = POLLIN };
-    if (!loop_iterate(loop_main(), false))
+    if (!loop_is_current(loop_main()) || !loop_iterate(loop_main(), false))
         poll(&waiting, 1, 1);
+}
+
+static inline void client_done(void *done)
+{
+    *(bool *)done = true;
+}
+
+/* run_client: runs the main loop until @client, in a thread of its own, has returned; for tests of
+ * commands that do not return to the loop for a while. */
+typedef struct ClientRun {
+    void (*client)(void *arg);
+    void *arg;
+    bool done;
+} ClientRun;
+
+static inline void *client_thread(void *opaque)
+{
+    ClientRun *run = opaque;
+    run->client(run->arg);
+    loop_post(loop_main(), client_done, &run->done);
+    return NULL;
+}
+
+static inline void run_client(void (*client)(void *arg), void *arg)
+{
+    ClientRun run = { client, arg, false };
+    GThread *thread = g_thread_new("client", client_thread, &run);
+    loop_wait(&run.done);
+    g_thread_join(thread);
 }
 
 static inline Vm *new_vm(void)

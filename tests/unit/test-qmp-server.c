@@ -1,5 +1,6 @@
 /* The QMP server, as its clients see it. */
 #include "tests/unit/qmp-peer.h"
+#include <sys/stat.h>
 #include "schema/events.h"
 
 static void ask(Peer *p, const char *command, const char *reply)
@@ -421,6 +422,98 @@ START_TEST(out_of_band)
 }
 END_TEST
 
+typedef struct Waiting {
+    Peer *peer, *other;
+    char *fifo;                            /* a pmemsave to it waits until it is opened for reading */
+} Waiting;
+
+static void waiting_open(Waiting *w, Vm *vm)
+{
+    g_autoptr(GError) error = NULL;
+    w->fifo = socket_path();
+    ck_assert_int_eq(mkfifo(w->fifo, 0600), 0);
+    vm->machine = machine_new(vm->root, "none", &vm->lock, &vm->machine_env, NULL, &error);
+    ck_assert_msg(vm->machine != NULL, "%s", error ? error->message : "");
+}
+
+static void send_slow_command(Waiting *w)
+{
+    g_autofree char *command = g_strdup_printf(
+        "{\"execute\": \"pmemsave\", \"id\": \"slow\","
+        " \"arguments\": {\"val\": 0, \"size\": 0, \"filename\": \"%s\"}}", w->fifo);
+    peer_send(w->peer, command);
+}
+
+static void finish_slow_command(Waiting *w)
+{
+    int fd = open(w->fifo, O_RDONLY | O_CLOEXEC);
+    ck_assert_int_ge(fd, 0);
+    close(fd);
+    remove_socket(w->fifo);
+    g_free(w->fifo);
+}
+
+/* While a handler waits: its session runs what is out of band, other sessions run everything. */
+static void talk_while_it_waits(void *opaque)
+{
+    Waiting *w = opaque;
+    send_slow_command(w);
+    peer_send(w->peer, "{\"execute\": \"query-name\", \"id\": \"after\"}");
+    ask(w->other, "{\"execute\": \"query-name\"}", "{\"return\": {}}");
+    peer_send(w->peer, "{\"exec-oob\": \"query-status\", \"id\": \"oob\"}");
+    static const char *const order[] = { "oob", "slow", "after" };
+    for (unsigned i = 0; i < G_N_ELEMENTS(order); i++) {
+        g_autoptr(json_object) reply = peer_next(w->peer);
+        ck_assert_str_eq(get_str(reply, "id"), order[i]);
+        ck_assert_msg(has(reply, "return"), "%s", json_object_to_json_string(reply));
+        if (!i)
+            finish_slow_command(w);
+    }
+}
+
+START_TEST(a_command_that_waits)
+{
+    Vm *vm = new_vm();
+    Waiting w = { peer_new(vm, "mon0"), peer_ready(vm, "mon1"), NULL };
+    g_autoptr(json_object) greeting = peer_next(w.peer);
+    ask(w.peer, "{\"execute\": \"qmp_capabilities\", \"arguments\": {\"enable\": [\"oob\"]}}",
+        "{\"return\": {}}");
+    waiting_open(&w, vm);
+    run_client(talk_while_it_waits, &w);
+    peer_close(w.peer);
+    peer_close(w.other);
+    free_vm(vm);
+}
+END_TEST
+
+static void leave_while_it_waits(void *opaque)
+{
+    Waiting *w = opaque;
+    send_slow_command(w);
+    ask(w->other, "{\"execute\": \"query-name\"}", "{\"return\": {}}");
+    peer_close(w->peer);
+    for (int i = 0; i < 100; i++)
+        ask(w->other, "{\"execute\": \"query-name\"}", "{\"return\": {}}");
+    finish_slow_command(w);
+    ask(w->other, "{\"execute\": \"query-name\"}", "{\"return\": {}}");
+}
+
+START_TEST(a_client_that_leaves_while_its_command_waits)
+{
+    Vm *vm = new_vm();
+    g_autofree char *path = socket_path();
+    listen_at(vm, path);
+    Waiting w = { peer_connect(path), peer_connect(path), NULL };
+    negotiate(w.peer);
+    negotiate(w.other);
+    waiting_open(&w, vm);
+    run_client(leave_while_it_waits, &w);
+    peer_close(w.other);
+    free_vm(vm);
+    remove_socket(path);
+}
+END_TEST
+
 START_TEST(quit_is_answered)
 {
     Vm *vm = new_vm();
@@ -454,6 +547,8 @@ static void add_tests(TCase *tc)
     tcase_add_test(tc, noisy_events_are_thinned_out);
     tcase_add_test(tc, descriptors);
     tcase_add_test(tc, out_of_band);
+    tcase_add_test(tc, a_command_that_waits);
+    tcase_add_test(tc, a_client_that_leaves_while_its_command_waits);
     tcase_add_test(tc, quit_is_answered);
 }
 
