@@ -12,6 +12,7 @@
 #include "monitor/client.h"
 #include "monitor/jsonstream.h"
 #include "monitor/output.h"
+#include "src/base/options.h"
 #include "src/base/trace.h"
 
 #define INPUT_MAX (64u * 1024)             /* bytes read ahead of the parser */
@@ -183,6 +184,18 @@ static bool check_members(json_object *message, bool oob_allowed, GError **error
     return true;
 }
 
+static void unknown_command(const char *name, GError **error)
+{
+    g_autoptr(GPtrArray) names = g_ptr_array_new();
+    for (const QmpCommand *command = qmp_commands; command->name; command++)
+        g_ptr_array_add(names, (char *)command->name);
+    g_ptr_array_add(names, NULL);
+    fail(error, ERR_COMMAND_NOT_FOUND, "The command %s has not been found", name);
+    const char *near = nearest_word(name, (const char *const *)names->pdata);
+    if (near)
+        error_hint(error, "did you mean '%s'?", near);
+}
+
 static const QmpCommand *find_command(MonitorClient *c, const char *name, GError **error)
 {
     const QmpCommand *command = qmp_command_find(name);
@@ -192,7 +205,7 @@ static const QmpCommand *find_command(MonitorClient *c, const char *name, GError
         return NULL;
     }
     if (!command)
-        fail(error, ERR_COMMAND_NOT_FOUND, "The command %s has not been found", name);
+        unknown_command(name, error);
     return command;
 }
 
