@@ -64,6 +64,7 @@ class Host:
         if not shutil.which("qemu-system-x86_64"):
             raise LabError("qemu-system-x86_64 is needed (package qemu-system-x86)")
         kernel = fetch("amd64")
+        remove_old(cache_dir())
         self.began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="kvm-lab-", dir=cache_dir()) as work:
             self.console = work + "/console"
@@ -199,6 +200,14 @@ class Host:
             self.typed.sendall(data)
         else:
             self.typed = None
+
+
+def remove_old(folder):
+    """Remove what runs that were killed have left, a day later."""
+    for name in os.listdir(folder):
+        path = os.path.join(folder, name)
+        if name.startswith("kvm-lab-") and os.path.getmtime(path) < time.time() - 86400:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager
