@@ -523,10 +523,12 @@ static uint16_t add_split(TestQueue *q, const TestBuffer *b, unsigned n, uint16_
 
 static uint16_t add_packed(TestQueue *q, const TestBuffer *b, unsigned n, uint16_t extra)
 {
-    uint16_t id = q->avail;
+    uint16_t id = 0;
     uint8_t *first = ring(q, q->desc) + 16 * q->avail;
     uint16_t first_flags = 0;
 
+    while (id < q->size - 1 && q->chain_len[id])
+        id++;
     for (unsigned i = 0; i < n; i++) {
         uint16_t flags = (b[i].write ? VRING_DESC_F_WRITE : 0) |
                          (i + 1 < n ? VRING_DESC_F_NEXT : 0) | extra |
@@ -603,7 +605,10 @@ bool test_queue_poll(TestQueue *q, uint16_t *id, uint32_t *len)
             return false;
         *id = ld_le16(element + 12);
         *len = ld_le32(element + 8);
+        if (*id >= q->size)
+            return true;                    /* only where a test writes noise into the ring */
         q->used += q->chain_len[*id];
+        q->chain_len[*id] = 0;
         if (q->used >= q->size) {
             q->used -= q->size;
             q->used_wrap = !q->used_wrap;
