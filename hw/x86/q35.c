@@ -217,7 +217,9 @@ static bool add_isa_devices(Q35Machine *q, GError **error)
     if (!q->rtc)
         return false;
     fill_cmos(q);
-    return add(q, "i8257", q->m.isa_bus, NULL, error) &&
+    bool pit = q->m.intr && q->m.intr->ops->kernel_pic;
+    return (!pit || add(q, "kvm-pit", NULL, NULL, error)) &&
+           add(q, "i8257", q->m.isa_bus, NULL, error) &&
            add(q, "port92", q->m.isa_bus, NULL, error) &&
            (!q->i8042 || add(q, "i8042", q->m.isa_bus, NULL, error));
 }
