@@ -832,8 +832,8 @@ START_TEST(qmp_form)
     static const char *const bad[] = {
         "{\"type\":\"socket\",\"data\":{}}",
         "{\"type\":\"socket\",\"data\":{\"addr\":{\"type\":\"vsock\",\"data\":{}}}}",
-        "{\"type\":\"socket\",\"data\":{\"addr\":{\"type\":\"unix\",\"data\":{\"path\":\"/x\"}},"
-        "\"wait\":true}}",
+        ("{\"type\":\"socket\",\"data\":{\"addr\":{\"type\":\"unix\",\"data\":{\"path\":\"/x\"}},"
+         "\"wait\":true}}"),
         "{\"type\":\"null\",\"data\":{\"x\":1}}",
         "{\"data\":{}}",
         "{\"type\":\"null\",\"data\":7}",
