@@ -95,7 +95,8 @@ __asm__(".text\n"
         "    popq %r12\n"
         "    popq %rbx\n"
         "    popq %rbp\n"
-        "    ret\n"
+        "    popq %rcx\n" /* not ret: it would miss the processor's stack of return addresses */
+        "    jmpq *%rcx\n"
         ".size co_switch_stack, .-co_switch_stack\n"
         /* Where the first switch to a coroutine returns to: %rbx is the Coroutine, %r12 its body. */
         ".p2align 4\n"
