@@ -98,6 +98,7 @@ START_TEST(loops_share_a_node)
     Work *works[THREADS];
     BlockNode *node;
     BlockUser *user;
+    struct stat st;
     gsize length;
     const uint64_t all = THREADS * COROUTINES * ROUNDS;
 
@@ -126,8 +127,11 @@ START_TEST(loops_share_a_node)
         after = block_user_stats(user).of[BLOCK_ACCT_WRITE].operations;
         ck_assert_uint_eq(before, after);          /* still quiesced: nothing moves */
         block_user_quiesce(user, false);
+        ck_assert(block_node_resize(node, after & 1 ? 2 * MiB : 64 * KiB, &error));
         loop_iterate(loop_main(), false);
     }
+    ck_assert_int_eq(stat(path, &st), 0);
+    ck_assert_int_eq(st.st_size, block_node_size(node));
     for (unsigned i = 0; i < THREADS; i++) {
         g_thread_join(works[i]->thread);
         loop_free(works[i]->loop);
