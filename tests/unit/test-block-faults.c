@@ -18,6 +18,7 @@ static struct {
     int flush_result;
     unsigned refuse_perm;
     int fail_at, fail_with;        /* the n-th transfer from now fails; 0: none */
+    int64_t size, resized;
     unsigned reads, writes, flushes, zeroes, discards, zero_flags;
     uint8_t data[DISK_BYTES];
 } fake;
@@ -29,7 +30,7 @@ static bool fake_open(BlockNode *node, json_object *options, GError **error)
 
 static int64_t fake_get_size(BlockNode *node)
 {
-    return DISK_BYTES;
+    return fake.size;
 }
 
 static void fake_limits(BlockNode *node, BlockLimits *limits)
@@ -117,6 +118,12 @@ static int co_fn fake_flush(BlockNode *node)
     return fake.flush_result;
 }
 
+static int co_fn fake_resize(BlockNode *node, uint64_t bytes, GError **error)
+{
+    fake.resized = bytes;
+    return 0;
+}
+
 static bool fake_set_perm(BlockNode *node, unsigned perm, unsigned shared, GError **error)
 {
     return !(perm & fake.refuse_perm) || fail(error, ERR_LOCKED, "the fake refuses");
@@ -127,6 +134,7 @@ static const BlockDriver fake_driver = {
     .get_size = fake_get_size, .limits = fake_limits, .co_read = fake_read,
     .co_write = fake_write, .co_zero = fake_zero, .co_discard = fake_discard,
     .co_flush = fake_flush, .set_perm = fake_set_perm,
+    .co_resize = fake_resize,
 };
 BLOCK_DRIVER(fake_driver)
 
@@ -134,6 +142,7 @@ static void reset_fake(void)
 {
     memset(&fake, 0, sizeof(fake));
     fake.align = fake.memory_align = 1;
+    fake.size = DISK_BYTES;
 }
 
 static BlockUser *open_fake(TestRoot *t, const char *more)
@@ -223,6 +232,37 @@ START_TEST(drivers_get_what_they_can_take)
     g_rand_free(run->rand);
     g_free(run->model);
     g_free(run);
+    test_root_free(&t);
+}
+END_TEST
+
+/* The last block of a disk whose size is no multiple of its alignment. */
+START_TEST(padding_of_the_last_block_is_cut_off)
+{
+    TestRoot t = test_root();
+    uint8_t buffer[1000];
+    BlockUser *user;
+
+    reset_fake();
+    fake.align = 4096;
+    fake.size = DISK_BYTES - 512;
+    user = open_fake(&t, "");
+    memset(buffer, 3, sizeof(buffer));
+    ck_assert_int_eq(test_request(user, OP_WRITE, DISK_BYTES - 512 - 100, buffer, 100, 0), 0);
+    ck_assert_int_eq(fake.resized, DISK_BYTES - 512);
+    ck_assert_int_eq(fake.data[DISK_BYTES - 513], 3);
+    ck_assert_int_eq(fake.data[DISK_BYTES - 612], 3);
+    ck_assert_int_eq(fake.data[DISK_BYTES - 613], 0);
+    fake.resized = 0;
+    ck_assert_int_eq(test_request(user, OP_WRITE, 100, buffer, sizeof(buffer), 0), 0);
+    ck_assert_int_eq(fake.resized, 0);
+    ck_assert_int_eq(test_request(user, OP_READ, DISK_BYTES - 1000, buffer, 488, 0), 0);
+    ck_assert_int_eq(buffer[487], 3);
+    ck_assert_int_eq(buffer[387], 0);
+    ck_assert_int_eq(test_request(user, OP_WRITE, DISK_BYTES - 512, buffer, 1, 0), -EIO);
+    ck_assert_int_eq(test_request(user, OP_ZERO, DISK_BYTES - 600, NULL, 88, 0), 0);
+    ck_assert_int_eq(fake.data[DISK_BYTES - 513], 0);
+    block_user_free(user);
     test_root_free(&t);
 }
 END_TEST
@@ -492,6 +532,7 @@ int main(void)
 
     tcase_set_timeout(tcase, 120);
     tcase_add_loop_test(tcase, drivers_get_what_they_can_take, 0, G_N_ELEMENTS(limits));
+    tcase_add_test(tcase, padding_of_the_last_block_is_cut_off);
     tcase_add_test(tcase, every_step_may_fail);
     tcase_add_test(tcase, flushes_that_matter);
     tcase_add_test(tcase, no_flush_means_none);
