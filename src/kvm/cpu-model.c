@@ -387,6 +387,11 @@ bool cpu_model_feature(const CpuModel *model, const char *name)
     return feature >= 0 && feature_get(&model->features, feature);
 }
 
+unsigned cpu_model_phys_bits(const CpuModel *model)
+{
+    return model->phys_bits;
+}
+
 static void add_definition(json_object *list, Kvm *kvm, const char *name)
 {
     FeatureSet supported;

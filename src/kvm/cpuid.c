@@ -223,6 +223,8 @@ static void put_leaf_d(Builder *b)
         return;
     uint64_t offered = host->eax | (uint64_t)host->edx << 32, user = 0, supervisor = 0;
     uint32_t size = 512 + 64;               /* legacy area and header (SDM vol. 1, 13.4) */
+    uint32_t packed = size;                 /* in the compacted form */
+    const uint32_t compacted = 1 << 1, saves = 1 << 3, aligned = 1 << 1;
     for (unsigned i = 0; i < G_N_ELEMENTS(components); i++) {
         uint64_t bit = 1ull << components[i].component;
         if (!has(b, components[i].word, components[i].bit))
@@ -238,16 +240,19 @@ static void put_leaf_d(Builder *b)
         supervisor = 0;
     unsigned at = b->table->nent;
     put(b, 0xd, 0, user, size, size, user >> 32);
-    put(b, 0xd, 1, word(b, FEAT_D_1_EAX), size, supervisor, supervisor >> 32);
+    put(b, 0xd, 1, word(b, FEAT_D_1_EAX), 0, supervisor, supervisor >> 32);
     for (unsigned i = 2; i < 64; i++) {
         const struct kvm_cpuid_entry2 *e = cpuid_find(b->host, 0xd, i);
         if (!((user | supervisor) >> i & 1) || !e)
             continue;
         put(b, 0xd, i, e->eax, e->ebx, e->ecx, e->edx);
+        packed = (e->ecx & aligned ? ALIGN_UP(packed, 64) : packed) + e->eax;
         if (user >> i & 1)
             size = MAX(size, e->eax + e->ebx);
     }
     b->table->entries[at].ebx = b->table->entries[at].ecx = size;
+    if (word(b, FEAT_D_1_EAX) & (compacted | saves))
+        b->table->entries[at + 1].ebx = packed;
 }
 
 static void put_basic(Builder *b)

@@ -247,11 +247,37 @@ enum {
 };
 #define CR0_PG (1u << 31)
 
+/*
+ * What firmware does on every CPU and a kernel counts on (Linux gives up PAT without it): all memory is
+ * write-back but the hole below 4 GiB where devices are (SDM vol. 3, 11.11).
+ */
+static void set_mtrrs(Vcpu *vcpu)
+{
+    enum { PHYSBASE0 = 0x200, PHYSMASK0 = 0x201, DEF_TYPE = 0x2ff, WRITE_BACK = 6, ENABLE = 1 << 11 };
+    const uint64_t hole = 0xc0000000, size = GiB;
+    struct {
+        struct kvm_msrs head;
+        struct kvm_msr_entry entries[3];
+    } b = {
+        .head.nmsrs = 3,
+        .entries = {
+            { .index = PHYSBASE0, .data = hole },                   /* type 0: uncacheable */
+            { .index = PHYSMASK0,
+              .data = (((1ull << cpu_model_phys_bits(vcpu->model)) - 1) & ~(size - 1)) | ENABLE },
+            { .index = DEF_TYPE, .data = WRITE_BACK | ENABLE },
+        },
+    };
+    if (cpu_model_feature(vcpu->model, "mtrr"))
+        kvm_ioctl(vcpu->fd, KVM_SET_MSRS, &b);
+    vcpu->pristine = false;
+}
+
 void kvm_vcpu_set_boot_regs(Vcpu *vcpu, const BootRegs *boot)
 {
     if (boot->mode == BOOT_NONE)
         return;
-    vcpu->pristine = false;
+    for (unsigned i = 0; i < vcpu->kvm->vcpus->len; i++)
+        set_mtrrs(vcpu->kvm->vcpus->pdata[i]);
     struct kvm_sregs s;
     struct kvm_regs regs = {
         .rip = boot->rip, .rsp = boot->rsp, .rsi = boot->rsi, .rbx = boot->rbx,
