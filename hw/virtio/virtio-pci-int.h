@@ -8,9 +8,9 @@ typedef struct VirtioPci {
     VirtioTransport transport;
     VirtioDevice *vdev;
 
-    Region msix_bar, modern_bar, legacy_bar;
+    Region msix_bar, modern_bar;
     Region common, isr, config, notify;     /* in modern_bar */
-    Region legacy;
+    Region legacy;                          /* ports; size 0: there are none */
     uint8_t cfg_cap;                        /* PCI configuration access capability (4.1.4.9) */
 
     /* Registers that belong to the transport. */
@@ -39,4 +39,5 @@ unsigned virtio_pci_notify_multiplier(const VirtioPci *p);
 uint8_t virtio_pci_take_isr(VirtioPci *p);
 /* A vector was chosen for a queue (or, index -1, for configuration changes). */
 void virtio_pci_set_vector(VirtioPci *p, int queue, uint16_t vector);
-bool virtio_pci_add_legacy(VirtioPci *p, GError **error);
+/* virtio-pci-legacy.c: p->legacy, for a BAR. */
+void virtio_pci_init_legacy(VirtioPci *p, size_t config_size);

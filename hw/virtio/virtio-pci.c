@@ -1,6 +1,7 @@
 /*
  * virtio over PCI (virtio 1.2, 4.1): ids, BARs and capabilities, and the ways of notifications.
  *
+ *     BAR 0  the legacy interface's ports, with disable-legacy=off
  *     BAR 1  MSI-X table and pending bits
  *     BAR 4  common configuration +0, ISR +0x1000, device configuration +0x2000, notification +0x3000
  *
@@ -169,15 +170,13 @@ static void set_host_notifier(VirtioTransport *t, unsigned queue, int fd, bool o
 
     if (!p->ioeventfd)
         return;
-    if (on)
+    if (p->modern_bar.size && on)
         region_add_ioeventfd(&p->notify, offset, 0, false, 0, fd);
-    else
+    else if (p->modern_bar.size)
         region_del_ioeventfd(&p->notify, offset, 0, false, 0, fd);
-    if (!p->legacy.size)
-        return;
-    if (on)
+    if (p->legacy.size && on)
         region_add_ioeventfd(&p->legacy, VIRTIO_PCI_QUEUE_NOTIFY, 2, true, queue, fd);
-    else
+    else if (p->legacy.size)
         region_del_ioeventfd(&p->legacy, VIRTIO_PCI_QUEUE_NOTIFY, 2, true, queue, fd);
 }
 
@@ -378,25 +377,40 @@ static void set_ids(VirtioPci *p, bool transitional)
     c[PCI_REVISION_ID] = transitional ? 0 : 1;
 }
 
+/* "auto": no legacy interface, unless there would be none at all. */
+static bool choose_interfaces(VirtioPci *p, GError **error)
+{
+    VirtioDevice *vdev = p->vdev;
+
+    vdev->legacy = p->disable_legacy == ON_OFF_OFF ||
+                   (p->disable_legacy == ON_OFF_AUTO && p->disable_modern);
+    vdev->modern = !p->disable_modern;
+    if (!vdev->legacy && !vdev->modern) {
+        fail(error, ERR_INVALID_PARAMETER, "disable-modern=on and disable-legacy=on leave no interface");
+        return error_hint(error, "disable-modern=off is what drivers of virtio 1.0 and later need");
+    }
+    if (vdev->legacy && !pci_info(p)->legacy_device_id)
+        return fail(error, ERR_UNSUPPORTED, "'%s' has no legacy interface: disable-legacy must be on",
+                    p->pci.dev.obj.type->name);
+    if (vdev->legacy && (vdev->use_packed || vdev->iommu_platform) && !vdev->modern)
+        return fail(error, ERR_INVALID_PARAMETER,
+                    "packed and iommu_platform need the modern interface: disable-modern must be off");
+    return true;
+}
+
 static bool virtio_pci_realize(Object *obj, GError **error)
 {
     VirtioPci *p = VIRTIO_PCI(obj);
 
-    if (p->disable_modern) {
-        fail(error, ERR_UNSUPPORTED, "disable-modern=on: the legacy interface alone is not offered");
-        return error_hint(error, "leave disable-modern off: drivers of virtio 1.0 and later work");
-    }
-    if (p->disable_legacy == ON_OFF_OFF) {
-        fail(error, ERR_UNSUPPORTED, "disable-legacy=off: the legacy interface is not offered");
-        return error_hint(error, "leave disable-legacy on: drivers of virtio 1.0 and later work");
-    }
+    if (!choose_interfaces(p, error))
+        return false;
     p->vdev->dev.machine = p->pci.dev.machine;
     p->vdev->transport = &p->transport;
     loop_bh_init(&p->interrupt_bh, loop_main(), interrupt_bh, p);
     if (!object_realize(OBJECT(p->vdev), error))
         return false;
 
-    set_ids(p, false);
+    set_ids(p, p->vdev->legacy);
     p->pci.intx_pin = 1;
     p->config_vector = NO_VECTOR;
     p->pci.bus_master_changed = bus_master_changed;
@@ -405,7 +419,12 @@ static bool virtio_pci_realize(Object *obj, GError **error)
         region_destroy(&p->msix_bar);
         return false;
     }
-    add_modern(p);
+    if (p->vdev->legacy) {
+        virtio_pci_init_legacy(p, virtio_config_size(p->vdev));
+        pci_register_bar(&p->pci, BAR_LEGACY, PCI_BAR_IO, &p->legacy);
+    }
+    if (p->vdev->modern)
+        add_modern(p);
     add_express(p);
     return true;
 }
@@ -434,6 +453,7 @@ static void virtio_pci_unrealize(Object *obj)
     region_destroy(&p->notify);
     region_destroy(&p->modern_bar);
     region_destroy(&p->msix_bar);
+    region_destroy(&p->legacy);
     memory_commit();
     p->cfg_cap = 0;
 }

@@ -278,6 +278,13 @@ static bool features_acceptable(VirtioDevice *vdev)
     return !vdev_ops(vdev)->set_features || vdev_ops(vdev)->set_features(vdev, vdev->guest_features);
 }
 
+/* A legacy driver (2.2.3) has no FEATURES_OK: what it wrote counts from DRIVER_OK on. */
+static bool legacy_features_acceptable(VirtioDevice *vdev)
+{
+    vdev->guest_features &= vdev->host_features & UINT32_MAX;
+    return !vdev_ops(vdev)->set_features || vdev_ops(vdev)->set_features(vdev, vdev->guest_features);
+}
+
 void virtio_set_guest_features(VirtioDevice *vdev, uint64_t features)
 {
     if (!(vdev->status & VIRTIO_STATUS_FEATURES_OK))
@@ -301,7 +308,8 @@ bool virtio_set_status(VirtioDevice *vdev, uint8_t status)
     /* 3.1.1: DRIVER_OK comes after FEATURES_OK; a legacy driver has neither it nor VERSION_1. */
     if (!(status & VIRTIO_STATUS_FEATURES_OK) && virtio_has_feature(vdev, VIRTIO_F_VERSION_1))
         status &= ~VIRTIO_STATUS_DRIVER_OK;
-    if (!(status & VIRTIO_STATUS_FEATURES_OK) && !vdev->legacy)
+    if (!(status & VIRTIO_STATUS_FEATURES_OK) && (status & ~old & VIRTIO_STATUS_DRIVER_OK) &&
+        (!vdev->legacy || !legacy_features_acceptable(vdev)))
         status &= ~VIRTIO_STATUS_DRIVER_OK;
     status &= ~VIRTIO_STATUS_NEEDS_RESET;
     __atomic_store_n(&vdev->status, status | (old & VIRTIO_STATUS_NEEDS_RESET), __ATOMIC_SEQ_CST);
@@ -341,6 +349,11 @@ void virtio_reset_queue(VirtioDevice *vdev, unsigned index)
 }
 
 /* ---- Config space (2.5) ---- */
+
+size_t virtio_config_size(const VirtioDevice *vdev)
+{
+    return vdev_ops(vdev)->config_size;
+}
 
 uint32_t virtio_config_read(VirtioDevice *vdev, unsigned offset, unsigned size)
 {
@@ -394,10 +407,11 @@ static uint64_t feature_if(bool on, unsigned bit)
 
 static uint64_t transport_features(const VirtioDevice *vdev)
 {
-    return feature_if(true, VIRTIO_F_VERSION_1) | feature_if(vdev->use_packed, VIRTIO_F_RING_PACKED) |
+    return feature_if(vdev->modern, VIRTIO_F_VERSION_1) |
+           feature_if(vdev->use_packed, VIRTIO_F_RING_PACKED) |
            feature_if(vdev->use_indirect, VIRTIO_F_INDIRECT_DESC) |
            feature_if(vdev->use_event_idx, VIRTIO_F_EVENT_IDX) |
-           feature_if(vdev->ring_reset, VIRTIO_F_RING_RESET) |
+           feature_if(vdev->modern && vdev->ring_reset, VIRTIO_F_RING_RESET) |
            feature_if(vdev->iommu_platform, VIRTIO_F_ACCESS_PLATFORM) |
            feature_if(vdev->legacy && vdev->any_layout, VIRTIO_F_ANY_LAYOUT) |
            feature_if(vdev->legacy && vdev->notify_on_empty, VIRTIO_F_NOTIFY_ON_EMPTY);
@@ -504,7 +518,7 @@ static bool virtio_post_load(void *obj, uint32_t version, GError **error)
             return false;
     vdev->broken = vdev->status & VIRTIO_STATUS_NEEDS_RESET;
     /* What derives from the driver's features, without a right to refuse them now. */
-    if ((vdev->status & VIRTIO_STATUS_FEATURES_OK) && vdev_ops(vdev)->set_features &&
+    if ((vdev->status & (VIRTIO_STATUS_FEATURES_OK | VIRTIO_STATUS_DRIVER_OK)) && vdev_ops(vdev)->set_features &&
         !vdev_ops(vdev)->set_features(vdev, vdev->guest_features))
         return fail(error, ERR_CORRUPT, "features 0x%" PRIx64 " do not go together",
                     vdev->guest_features);

@@ -77,7 +77,7 @@ struct VirtioDevice {
     /* Properties of the base type. */
     bool use_packed, use_event_idx, use_indirect, ring_reset, iommu_platform;
     bool any_layout, notify_on_empty;       /* offered by a legacy interface only */
-    bool legacy;                            /* the transport has a legacy interface */
+    bool legacy, modern;                    /* the interfaces that the transport has */
 };
 #define VIRTIO_DEVICE(ptr) ((VirtioDevice *)(ptr))
 
@@ -107,6 +107,7 @@ void virtio_reset(VirtioDevice *vdev);
 /* Starts or stops the data plane as status, run state and bus mastering now ask for. */
 void virtio_update(VirtioDevice *vdev);
 void virtio_set_guest_features(VirtioDevice *vdev, uint64_t features);
+size_t virtio_config_size(const VirtioDevice *vdev);
 uint32_t virtio_config_read(VirtioDevice *vdev, unsigned offset, unsigned size);
 void virtio_config_write(VirtioDevice *vdev, unsigned offset, uint32_t value, unsigned size);
 bool virtio_enable_queue(VirtioDevice *vdev, unsigned index);  /* false: its layout is bad */

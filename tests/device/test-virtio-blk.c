@@ -291,7 +291,6 @@ START_TEST(wrong_properties)
         { "virtio-blk-pci,drive=disk0,logical_block_size=4096,physical_block_size=512",
           "larger than physical_block_size" },
         { "virtio-blk-pci,drive=disk0,scsi=on", "scsi" },
-        { "virtio-blk-pci,drive=disk0,disable-modern=on", "disable-modern" },
         { "virtio-blk-pci,drive=disk0,addr=20", "addr" },
         { "virtio-blk-pci,drive=disk0,rerror=enospc", "rerror" },
         { "virtio-rng-pci,romfile=/nonexistent/rom.bin", "romfile" },

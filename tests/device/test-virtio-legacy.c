@@ -1,0 +1,222 @@
+/* The legacy interface of virtio-blk: ports, page numbers, and the modern interface beside it. */
+#include <unistd.h>
+#include "virtio-driver.h"
+
+enum { PORTS = 0xc100, QUEUE_SIZE = 256, BLOCKS = 2048 };
+
+typedef struct Legacy {
+    TestVm *vm;
+    PciDevice *pci;
+    TestVirtio v;                           /* what rings need of it */
+    TestQueue q;
+    uint64_t page;
+} Legacy;
+
+static uint64_t in(Legacy *l, unsigned offset, unsigned size)
+{
+    uint64_t value;
+    ck_assert_int_eq(address_space_load(l->vm->m->io, PORTS + offset, size, &value), MEM_OK);
+    return value;
+}
+
+static void out(Legacy *l, unsigned offset, unsigned size, uint64_t value)
+{
+    ck_assert_int_eq(address_space_store(l->vm->m->io, PORTS + offset, size, value), MEM_OK);
+}
+
+static void cfg_store(Legacy *l, unsigned offset, unsigned size, uint32_t value)
+{
+    pci_bus_config_write(l->vm->bus, 0, l->pci->devfn, offset, value, size);
+}
+
+static Legacy legacy_new(const char *options)
+{
+    Legacy l = { .vm = test_vm_new() };
+    g_autofree char *device = g_strconcat("virtio-blk-pci,addr=2,drive=d,", options, NULL);
+
+    test_object(l.vm, "iothread,id=io0");
+    test_blockdev(l.vm, "null-co,node-name=d,size=1M,read-zeroes=on");
+    l.pci = test_device(l.vm, device);
+    cfg_store(&l, PCI_BASE_ADDRESS_0, 4, PORTS);
+    cfg_store(&l, PCI_COMMAND, 2, PCI_COMMAND_IO | PCI_COMMAND_MASTER);
+    l.page = guest_alloc(l.vm, 4096);
+    return l;
+}
+
+/* As a driver of virtio 0.9 does it. */
+static void legacy_start(Legacy *l, uint32_t wanted)
+{
+    out(l, VIRTIO_PCI_STATUS, 1, 0);
+    out(l, VIRTIO_PCI_STATUS, 1, 1);
+    out(l, VIRTIO_PCI_STATUS, 1, 3);
+    uint32_t features = in(l, VIRTIO_PCI_HOST_FEATURES, 4) & wanted;
+    out(l, VIRTIO_PCI_GUEST_FEATURES, 4, features);
+    ck_assert_uint_eq(in(l, VIRTIO_PCI_GUEST_FEATURES, 4), features);
+    out(l, VIRTIO_PCI_QUEUE_SEL, 2, 0);
+    ck_assert_uint_eq(in(l, VIRTIO_PCI_QUEUE_NUM, 2), QUEUE_SIZE);
+    ck_assert_uint_eq(in(l, VIRTIO_PCI_QUEUE_PFN, 4), 0);
+    uint64_t ring = guest_alloc(l->vm, 4 * 4096);
+    out(l, VIRTIO_PCI_QUEUE_PFN, 4, ring >> 12);
+    ck_assert_uint_eq(in(l, VIRTIO_PCI_QUEUE_PFN, 4), ring >> 12);
+    l->v = (TestVirtio){ .vm = l->vm, .pci = l->pci, .features = features };
+    l->q = (TestQueue){ .v = &l->v, .size = QUEUE_SIZE, .desc = ring, .driver = ring + 4096,
+                        .device = ring + 8192, .event_idx = features >> VIRTIO_F_EVENT_IDX & 1 };
+    out(l, VIRTIO_PCI_STATUS, 1, 7);
+    ck_assert_uint_eq(in(l, VIRTIO_PCI_STATUS, 1), 7);
+}
+
+static bool used(void *opaque)
+{
+    Legacy *l = opaque;
+    uint16_t id;
+    uint32_t len;
+
+    if (!test_queue_poll(&l->q, &id, &len))
+        return false;
+    ck_assert_uint_eq(len, 513);
+    return true;
+}
+
+static void legacy_read(Legacy *l, uint64_t sector, uint8_t status)
+{
+    TestBuffer b[] = { { l->page, 16, false }, { l->page + 512, 512, true }, { l->page + 64, 1, true } };
+    uint8_t *header = guest_ptr(l->vm, l->page);
+
+    l->q.v = &l->v;
+    memset(header, 0, 16);
+    st_le64(header + 8, sector);
+    header[64] = 0xee;
+    memset(header + 512, 0x55, 512);
+    test_queue_add(&l->q, b, 3, false);
+    out(l, VIRTIO_PCI_QUEUE_NOTIFY, 2, 0);
+    ck_assert(test_wait(l->vm, used, l));
+    ck_assert_uint_eq(header[64], status);
+    ck_assert_uint_eq(header[512], 0);
+}
+
+static const char *const variants[] = {
+    "disable-modern=on", "disable-modern=on,disable-legacy=off,iothread=io0", "disable-legacy=off",
+    "disable-legacy=off,ioeventfd=off",
+};
+
+START_TEST(reads)
+{
+    Legacy l = legacy_new(variants[_i]);
+
+    for (unsigned round = 0; round < 3; round++) {
+        legacy_start(&l, round ? UINT32_MAX : 0);
+        for (unsigned i = 0; i < 300; i++)
+            legacy_read(&l, i, VIRTIO_BLK_S_OK);
+        legacy_read(&l, BLOCKS, VIRTIO_BLK_S_IOERR);
+        ck_assert(in(&l, VIRTIO_PCI_ISR, 1) & VIRTIO_ISR_QUEUE);
+        ck_assert_uint_eq(in(&l, VIRTIO_PCI_ISR, 1), 0);
+        ck_assert(!l.vm->intx[2]);
+    }
+    /* The capacity, behind the registers; with MSI-X four bytes later. */
+    ck_assert_uint_eq(in(&l, 20, 4), BLOCKS);
+    test_vm_free(l.vm);
+}
+END_TEST
+
+START_TEST(msix)
+{
+    Legacy l = legacy_new("disable-modern=on");
+    unsigned cap = pci_bus_config_read(l.vm->bus, 0, l.pci->devfn, PCI_CAPABILITY_LIST, 1);
+
+    ck_assert_uint_eq(pci_bus_config_read(l.vm->bus, 0, l.pci->devfn, cap, 1), PCI_CAP_ID_MSIX);
+    cfg_store(&l, cap + PCI_MSIX_FLAGS, 2, PCI_MSIX_FLAGS_ENABLE);
+    cfg_store(&l, PCI_BASE_ADDRESS_1, 4, 0xe0000000);
+    cfg_store(&l, PCI_COMMAND, 2, PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+    guest_store(l.vm, 0xe0000010, 8, 0xfee00000);
+    guest_store(l.vm, 0xe0000018, 4, 0x77);
+    guest_store(l.vm, 0xe000001c, 4, 0);
+    ck_assert_uint_eq(in(&l, 24, 4), BLOCKS);
+    legacy_start(&l, 0);
+    out(&l, VIRTIO_MSI_QUEUE_VECTOR, 2, 1);
+    ck_assert_uint_eq(in(&l, VIRTIO_MSI_QUEUE_VECTOR, 2), 1);
+    out(&l, VIRTIO_MSI_CONFIG_VECTOR, 2, 999);
+    ck_assert_uint_eq(in(&l, VIRTIO_MSI_CONFIG_VECTOR, 2), VIRTIO_MSI_NO_VECTOR);
+    legacy_read(&l, 0, VIRTIO_BLK_S_OK);
+    ck_assert_uint_eq(test_messages(l.vm, 0x77), 1);
+    ck_assert_uint_eq(in(&l, VIRTIO_PCI_ISR, 1), 0);
+    test_vm_free(l.vm);
+}
+END_TEST
+
+START_TEST(identity)
+{
+    Legacy l = legacy_new(variants[_i]);
+
+    ck_assert_uint_eq(pci_bus_config_read(l.vm->bus, 0, l.pci->devfn, PCI_VENDOR_ID, 4), 0x10011af4);
+    ck_assert_uint_eq(pci_bus_config_read(l.vm->bus, 0, l.pci->devfn, PCI_REVISION_ID, 1), 0);
+    ck_assert_uint_eq(pci_bus_config_read(l.vm->bus, 0, l.pci->devfn, PCI_SUBSYSTEM_ID, 2), 2);
+    ck_assert_uint_eq(in(&l, VIRTIO_PCI_HOST_FEATURES, 4) >> VIRTIO_F_ANY_LAYOUT & 1, 1);
+    test_vm_free(l.vm);
+}
+END_TEST
+
+/* A transitional device serves a driver of virtio 1, too. */
+START_TEST(modern_beside_it)
+{
+    Legacy l = legacy_new("disable-legacy=off");
+    TestVirtio *v = test_virtio_new(l.vm, l.pci);
+    uint8_t *header = guest_ptr(l.vm, l.page);
+    TestBuffer b[] = { { l.page, 16, false }, { l.page + 512, 512, true }, { l.page + 64, 1, true } };
+
+    test_virtio_start(v, ~0ull, 1, 0);
+    header[64] = 0xee;
+    ck_assert_uint_eq(test_queue_do(v->queues[0], b, 3, true), 513);
+    ck_assert_uint_eq(header[64], VIRTIO_BLK_S_OK);
+    test_virtio_free(v);
+    test_vm_free(l.vm);
+}
+END_TEST
+
+START_TEST(state_goes_and_comes)
+{
+    Legacy l = legacy_new("disable-modern=on");
+    GError *error = NULL;
+
+    legacy_start(&l, UINT32_MAX);
+    legacy_read(&l, 0, VIRTIO_BLK_S_OK);
+    machine_run_hooks(l.vm->m, false);
+    g_autoptr(GByteArray) state = g_byte_array_new(), again = g_byte_array_new();
+    tree_save_state(OBJECT(l.pci), state);
+    machine_reset(l.vm->m);
+    ck_assert_msg(tree_load_state(OBJECT(l.pci), state->data, state->len, &error), "%s",
+                  error ? error->message : "");
+    tree_save_state(OBJECT(l.pci), again);
+    ck_assert_uint_eq(again->len, state->len);
+    ck_assert_mem_eq(again->data, state->data, state->len);
+    machine_run_hooks(l.vm->m, true);
+    legacy_read(&l, 1, VIRTIO_BLK_S_OK);
+    test_vm_free(l.vm);
+}
+END_TEST
+
+START_TEST(no_interface_is_refused)
+{
+    TestVm *vm = test_vm_new();
+    g_autofree char *none = test_device_error(vm, "virtio-rng-pci,disable-modern=on,disable-legacy=on");
+    ck_assert_msg(strstr(none, "disable-legacy"), "%s", none);
+    g_autofree char *packed = test_device_error(vm, "virtio-rng-pci,disable-modern=on,packed=on");
+    ck_assert_msg(strstr(packed, "packed"), "%s", packed);
+    test_vm_free(vm);
+}
+END_TEST
+
+static void add_tests(TCase *tc)
+{
+    tcase_set_timeout(tc, 120);
+    tcase_add_loop_test(tc, reads, 0, G_N_ELEMENTS(variants));
+    tcase_add_test(tc, msix);
+    tcase_add_loop_test(tc, identity, 0, G_N_ELEMENTS(variants));
+    tcase_add_test(tc, modern_beside_it);
+    tcase_add_test(tc, state_goes_and_comes);
+    tcase_add_test(tc, no_interface_is_refused);
+}
+
+int main(void)
+{
+    return run_tests("virtio-legacy", add_tests);
+}
