@@ -163,6 +163,11 @@ static bool add_lpc(Q35Machine *q, GError **error)
     return true;
 }
 
+static bool has_pic(const Machine *m)
+{
+    return m->intr && m->intr->ops->kernel_pic;
+}
+
 /* The lines of the machine end at an IOAPIC of ours: ISA line 0 is its input 2, where a PC's cascade
  * of PICs leaves a hole. */
 static void set_ioapic_line(void *opaque, unsigned n, bool level)
@@ -205,9 +210,12 @@ static void fill_cmos(Q35Machine *q)
             rtc_set_cmos(q->rtc, fields[i].index + byte, fields[i].value >> (8 * byte));
 }
 
-/* Before the devices whose lines it takes over. */
+/* Before the devices whose lines it takes over.  Without a PIC there is no ISA line 0 for a kernel, which
+ * complains when its HPET wants one: there it has to be asked for. */
 static bool add_hpet(Q35Machine *q, GError **error)
 {
+    if (!has_pic(&q->m) && !object_was_set(OBJECT(q), "hpet"))
+        q->m.hpet = false;
     return !q->m.hpet || add(q, "hpet", NULL, "hpet", error);
 }
 
@@ -217,8 +225,7 @@ static bool add_isa_devices(Q35Machine *q, GError **error)
     if (!q->rtc)
         return false;
     fill_cmos(q);
-    bool pit = q->m.intr && q->m.intr->ops->kernel_pic;
-    return (!pit || add(q, "kvm-pit", NULL, NULL, error)) &&
+    return (!has_pic(&q->m) || add(q, "kvm-pit", NULL, NULL, error)) &&
            add(q, "i8257", q->m.isa_bus, NULL, error) &&
            add(q, "port92", q->m.isa_bus, NULL, error) &&
            (!q->i8042 || add(q, "i8042", q->m.isa_bus, NULL, error));
@@ -328,7 +335,8 @@ static const Property q35_props[] = {
     PROP("graphics", Q35Machine, graphics, .def.b = true, .help = "graphics are wanted"),
     PROP_OF("max-ram-below-4g", Q35Machine, max_ram_below_4g, prop_size,
             .help = "upper limit of RAM below 4 GiB"),
-    PROP("hpet", Q35Machine, m.hpet, .def.b = true, .help = "high precision event timers"),
+    PROP("hpet", Q35Machine, m.hpet, .def.b = true,
+         .help = "high precision event timers (with kernel-irqchip=split: only if asked for)"),
     PROP_FN("smm", get_absent, set_absent, .help = "system management mode: off"),
     PROP_FN("sata", get_absent, set_absent, .help = "the board's SATA controller: off"),
     PROP_FN("smbus", get_absent, set_absent, .help = "the board's SMBus controller: off"),

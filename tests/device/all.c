@@ -15,6 +15,7 @@ enum { STEPS = 1500, SEEDS = 3 };
 static const struct {
     const char *type, *backend, *props;
 } needs[] = {
+    { "pc-q35-1.0", "", ",hpet=on" },
     { "isa-debugcon", "-chardev null,id=c0", ",chardev=c0" },
     { "virtio-blk-pci", "-blockdev null-co,node-name=d0,size=1M", ",drive=d0" },
 };
@@ -48,14 +49,14 @@ static void collect_machine(const Type *type, void *unused)
 
 static char *options_of(const Type *type)
 {
-    if (type_is_a(type, "machine"))
-        return g_strdup_printf("-machine %s", type->name);
     for (unsigned i = 0; i < G_N_ELEMENTS(needs); i++) {
+        if (!strcmp(needs[i].type, type->name) && type_is_a(type, "machine"))
+            return g_strdup_printf("-machine %s%s", type->name, needs[i].props);
         if (!strcmp(needs[i].type, type->name))
             return g_strdup_printf("%s -device %s,id=dut%s", needs[i].backend, type->name,
                                    needs[i].props);
     }
-    return g_strdup_printf("-device %s,id=dut", type->name);
+    return g_strdup_printf(type_is_a(type, "machine") ? "-machine %s" : "-device %s,id=dut", type->name);
 }
 
 static Subject boot(const Type *type, unsigned seed)

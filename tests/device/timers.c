@@ -180,7 +180,7 @@ DEVICE_TEST(cmos_survives_a_reset, "")
 #define HPET 0xfed00000ull
 #define T(n) (HPET + 0x100 + 0x20 * (n))
 
-DEVICE_TEST(hpet_says_what_it_is, "")
+DEVICE_TEST(hpet_says_what_it_is, "-machine q35,hpet=on")
 {
     ck_assert_uint_eq(mem_read(m, HPET, 8), 0x009896808086a201);
     ck_assert_uint_eq(mem_read(m, HPET + 4, 4), 10000000);
@@ -204,7 +204,7 @@ static void set_entry(TestMachine *m, unsigned pin, uint32_t low)
     mem_write(m, 0xfec00010, 4, low);
 }
 
-DEVICE_TEST(hpet_one_shot_in_legacy_mode, "")
+DEVICE_TEST(hpet_one_shot_in_legacy_mode, "-machine q35,hpet=on")
 {
     run(m);
     set_entry(m, 2, 0x41);                  /* edge, vector 0x41 */
@@ -216,7 +216,7 @@ DEVICE_TEST(hpet_one_shot_in_legacy_mode, "")
     ck_assert_uint_eq(msi_take(m, 0x41), 0);
 }
 
-DEVICE_TEST(hpet_periodic, "")
+DEVICE_TEST(hpet_periodic, "-machine q35,hpet=on")
 {
     run(m);
     set_entry(m, 2, 0x41);
@@ -240,7 +240,7 @@ static bool hpet_status(void *opaque)
     return mem_read(opaque, HPET + 0x20, 4);
 }
 
-DEVICE_TEST(hpet_level_and_messages, "")
+DEVICE_TEST(hpet_level_and_messages, "-machine q35,hpet=on")
 {
     run(m);
     set_entry(m, 8, 0x8042);                /* level */
@@ -260,7 +260,7 @@ DEVICE_TEST(hpet_level_and_messages, "")
     wait_msi(m, 0x77);
 }
 
-DEVICE_TEST(hpet_takes_the_rtc_line, "")
+DEVICE_TEST(hpet_takes_the_rtc_line, "-machine q35,hpet=on")
 {
     run(m);
     set_entry(m, 8, 0x43);
