@@ -4,7 +4,8 @@
  *     VIRTIO_PCI_REGISTER(virtio_rng_pci, "virtio-rng-pci", "virtio entropy device",
  *                         .device = "virtio-rng-device", .pci.class_code = 0x00ff00, …);
  *
- * in the device's own file.
+ * in the device's own file.  The type NAME-non-transitional, under which management programs look for
+ * devices that need no legacy interface, comes with it.
  */
 #pragma once
 #include "hw/pci/pci.h"
@@ -28,4 +29,9 @@ void virtio_pci_config_written(PciDevice *dev, unsigned offset, unsigned size);
     };                                       \
     static const Type var = { .name = (name_), .parent = "virtio-pci", .help = (help_),            \
                               .user_creatable = true, .ops = &var##_info };                        \
-    TYPE_REGISTER(var)
+    TYPE_REGISTER(var)                                                                             \
+    static const Type var##_non_transitional = { .name = name_ "-non-transitional",                \
+                                                 .parent = name_,                                  \
+                                                 .help = help_ ", virtio 1 only",                  \
+                                                 .user_creatable = true };                         \
+    TYPE_REGISTER(var##_non_transitional)

@@ -256,6 +256,17 @@ static bool on_none_only(Config *c, const char *value, GError **error)
     return true;
 }
 
+/* Management programs always define an audio back end; without a sound card it has nothing to do. */
+static bool on_audiodev(Config *c, json_object *opts, GError **error)
+{
+    const char *driver = NULL;
+
+    if (!options_get_str(opts, "driver", &driver, error))
+        return error_prefix(error, "-audiodev: ");
+    return !g_strcmp0(driver, "none") ||
+           fail(error, ERR_UNSUPPORTED, "-audiodev: this build has no sound but driver=none");
+}
+
 static bool on_readconfig(Config *c, const char *value, GError **error)
 {
     return cli_read_config(c, value, error);
@@ -392,6 +403,11 @@ static const CliParam overcommit_params[] = {
     B("cpu-pm", "let the guest idle a host CPU"),
     {}
 };
+static const CliParam audiodev_params[] = {
+    S("driver", "none"),
+    S("id", "name of the back end"),
+    {}
+};
 static const CliParam msg_params[] = {
     B("timestamp", "a time stamp before each message"),
     B("guest-name", "accepted for QEMU's sake"),
@@ -480,6 +496,8 @@ const CliOption cli_options[] = {
       .implied = "qom-type" },
     { "global", NULL, "DRIVER.PROPERTY=VALUE", "a default for every device of a type", CLI_DEVICE,
       .opts = on_global },
+    { "audiodev", NULL, "[driver=]none,id=ID", "no sound", CLI_DEVICE, .opts = on_audiodev,
+      .implied = "driver", .params = audiodev_params },
     { "net", NULL, "none", "no network card", CLI_DEVICE, .text = on_none_only },
     { "nic", NULL, "none", "no network card", CLI_DEVICE, .text = on_none_only },
     { "no-hpet", NULL, NULL, "the same as -machine hpet=off", CLI_DEVICE, .flag = on_no_hpet },

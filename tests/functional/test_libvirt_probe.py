@@ -117,7 +117,8 @@ class LibvirtProbe(Case):
         types = set(names(self.qmp("qom-list-types")))
         wanted = {"virtio-blk-pci", "virtio-rng-pci", "isa-serial", "iothread", "rng-random", "pvpanic",
                   "pcie-root-port", "memory-backend-memfd", "memory-backend-file", "max-x86_64-cpu",
-                  "none-machine", "pc-q35-1.0-machine"}
+                  "none-machine", "pc-q35-1.0-machine",
+                  "virtio-blk-pci-non-transitional"}     # without it virtio goes behind a PCI bridge
         check(wanted <= types, "no %s" % ", ".join(sorted(wanted - types)))
         refused = {"tcg-accel", "sev-guest", "sgx-epc"}
         check(not refused & types, "%s would be probed further" % ", ".join(refused & types))
@@ -178,9 +179,15 @@ class LibvirtStart(Case):
             pass                           # this part is about a machine with CPUs
         self.disk = tempfile.NamedTemporaryFile(suffix=".raw")
         self.disk.truncate(1 << 20)
+        self.key = tempfile.NamedTemporaryFile(suffix=".aes")
+        self.key.write(bytes(range(32)))
+        self.key.flush()
         self.daemon = Daemon(
             self.vmm, "-name", "guest=probe,debug-threads=on", "-S", "-no-user-config", "-nodefaults",
-            "-display", "none", "-machine", "pc-q35-1.0,accel=kvm,memory-backend=pc.ram", "-cpu", "host",
+            "-object", "secret,id=masterKey0,format=raw,file=" + self.key.name, "-display", "none",
+            "-machine", "pc-q35-1.0,usb=off,dump-guest-core=off,memory-backend=pc.ram", "-accel", "kvm",
+            "-cpu", "host,migratable=on", "-overcommit", "mem-lock=off", "-rtc", "base=utc",
+            "-boot", "strict=on", "-audiodev", json.dumps({"id": "audio1", "driver": "none"}),
             "-m", "64", "-object", json.dumps({"qom-type": "memory-backend-ram", "id": "pc.ram",
                                                "size": 64 << 20}),
             "-smp", "2,sockets=2,cores=1,threads=1", "-uuid", "8b5e0d5c-9f0e-4b63-9c22-0b6a52d2b1a7",
@@ -204,6 +211,7 @@ class LibvirtStart(Case):
             self.daemon.end()
         if hasattr(self, "disk"):
             self.disk.close()
+            self.key.close()
 
     def test_capabilities(self):
         offered = [entry["capability"] for entry in self.qmp("query-migrate-capabilities")]
