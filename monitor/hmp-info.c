@@ -208,7 +208,7 @@ static void info_mtree(Hmp *h, GError **error)
         if (!spaces[i])
             continue;
         g_autofree char *text = address_space_describe(spaces[i], flat);
-        hmp_print(h, "address-space: %s\n%s\n", address_space_name(spaces[i]), text);
+        hmp_print(h, "%s\n", text);
     }
 }
 
