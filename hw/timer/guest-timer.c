@@ -42,7 +42,10 @@ static void guest_timer_run_state(void *opaque, bool running)
 
 void guest_timer_init(GuestTimer *t, Machine *machine, void (*fn)(void *opaque), void *opaque)
 {
-    *t = (GuestTimer){ .machine = machine, .fn = fn, .opaque = opaque, .expire_ns = -1 };
+    *t = (GuestTimer){
+        .machine = machine, .fn = fn, .opaque = opaque, .expire_ns = -1,
+        .stopped = !machine->clock_running,
+    };
     loop_timer_init(&t->timer, loop_main(), guest_timer_fired, t);
     loop_bh_init(&t->rearm, loop_main(), guest_timer_rearm, t);
     machine_add_run_hook(machine, guest_timer_run_state, t);

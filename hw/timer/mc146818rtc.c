@@ -48,6 +48,7 @@ typedef struct Rtc {
     uint8_t index;
     uint8_t cmos[CMOS_SIZE];                /* time registers are current only while it is stopped */
     int64_t offset_ns;                      /* guest's time of day = clock + offset */
+    int64_t start_offset_ns;                /* the one that -rtc base= asked for */
     int64_t seen_s;                         /* last second whose update and alarm are in register C */
     int64_t periodic_ns;                    /* when the next periodic tick is due (guest clock) */
     uint32_t owed;                          /* periodic ticks to be made up for (slew) */
@@ -293,11 +294,8 @@ static void rtc_start_counting(Rtc *s, int64_t seconds, int64_t fraction_ns)
     s->offset_ns = CLAMP(set - rtc_host_ns(s), -OFFSET_MAX_NS, OFFSET_MAX_NS);
     s->seen_s = floor_div(rtc_now_ns(s), NS_PER_S);
     int64_t away_s = floor_div(set - before + NS_PER_S / 2, NS_PER_S);
-    if (away_s) {
-        int64_t reference = rtc_machine(s)->rtc.clock_vm ? 0 : rtc_machine(s)->rtc.offset_s;
-        int64_t host = floor_div(rtc_host_ns(s), NS_PER_S);
-        rtc_emit_change(s, floor_div(set, NS_PER_S) - host - reference);
-    }
+    if (away_s)
+        rtc_emit_change(s, floor_div(s->offset_ns - s->start_offset_ns + NS_PER_S / 2, NS_PER_S));
 }
 
 static void rtc_write_reg_a(Rtc *s, uint8_t value)
@@ -478,6 +476,7 @@ static void rtc_set_start(Rtc *s)
         if (local)
             s->offset_ns += g_date_time_get_utc_offset(local) * 1000;
     }
+    s->start_offset_ns = s->offset_ns;
     s->seen_s = floor_div(rtc_now_ns(s), NS_PER_S);
 }
 

@@ -327,6 +327,14 @@ static json_object *get_accelerator(Object *obj, const Property *prop)
     return json_object_new_string("kvm");
 }
 
+/* What the guest's clock shows. */
+static json_object *get_rtc_time(Object *obj, const Property *prop)
+{
+    Device *rtc = Q35_MACHINE(obj)->rtc;
+
+    return rtc ? object_get(OBJECT(rtc), "date", NULL) : NULL;
+}
+
 static const Property q35_props[] = {
     PROP_FN("accel", get_accelerator, set_accelerator, .help = "accelerator: kvm"),
     PROP_FN("kernel-irqchip", NULL, set_accelerator, .help = "on or split"),
@@ -340,6 +348,7 @@ static const Property q35_props[] = {
     PROP_FN("smm", get_absent, set_absent, .help = "system management mode: off"),
     PROP_FN("sata", get_absent, set_absent, .help = "the board's SATA controller: off"),
     PROP_FN("smbus", get_absent, set_absent, .help = "the board's SMBus controller: off"),
+    PROP_FN("rtc-time", get_rtc_time, NULL, .read_only = true, .help = "what the guest's clock shows"),
     PROP_FN("vmport", get_absent, set_absent, .help = "VMware's port: off"),
     PROP_FN("nvdimm", get_absent, set_absent, .help = "NVDIMMs: off"),
     {}
