@@ -41,7 +41,7 @@ SCHEMA = [
 
 
 class Monitor(threading.Thread):
-    """Serves connections one after another; `echo` returns its arguments."""
+    """Serves any number of connections; `echo` returns its arguments."""
 
     def __init__(self, path):
         super().__init__(daemon=True)
@@ -55,8 +55,15 @@ class Monitor(threading.Thread):
                 connection, _ = self.listener.accept()
             except OSError:
                 return
-            with connection:
+            threading.Thread(target=self.serve_until_it_goes, args=(connection,),
+                             daemon=True).start()
+
+    def serve_until_it_goes(self, connection):
+        with connection:
+            try:
                 self.serve(connection)
+            except OSError:  # it went while we read or wrote
+                pass
 
     def send(self, connection, message):
         text = json.dumps(message).encode() + b"\r\n"
@@ -86,12 +93,9 @@ class Monitor(threading.Thread):
                 reply["return"] = {}
             else:
                 reply.update(self.result(command, arguments))
-            try:
-                self.send(connection, reply)
-                if command == "qmp_capabilities":
-                    self.send_events(connection)
-            except OSError:
-                return
+            self.send(connection, reply)
+            if command == "qmp_capabilities":
+                self.send_events(connection)
 
     def send_events(self, connection):
         for name in "STOP", "RESUME", "RESET":
