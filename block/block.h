@@ -46,6 +46,8 @@ void block_graph_close(BlockGraph *graph);
 BlockNode *block_node_open(BlockGraph *graph, json_object *options, GError **error);
 bool block_node_delete(BlockGraph *graph, const char *node_name, GError **error);
 BlockNode *block_node_find(BlockGraph *graph, const char *node_name);
+/* -drive's text: key=value, where `file=PATH` and `file.OPTION=…` may stand side by side. */
+json_object *block_drive_parse(const char *text, GError **error);
 /* -drive: file=, if=, format=, cache=, aio=, id=, …; makes nodes and a name for -device drive=.
  * *ret_iface gets if= ("none", "virtio", …) so that the caller can add a device. */
 BlockNode *block_drive_open(BlockGraph *graph, json_object *options, const char **ret_iface,

@@ -232,19 +232,32 @@ static void move_member(json_object *from, json_object *to, const char *key)
         json_object_object_add(to, key, value);
 }
 
-/* file.driver may be left out when there is a file name. */
+/* file.filename without file.driver is a file= with further options. */
+static json_object *options_of_members(json_object *file, GError **error)
+{
+    json_object *filename, *options = NULL;
+
+    if (json_object_object_get_ex(file, "driver", NULL) ||
+        !json_object_object_get_ex(file, "filename", &filename)) {
+        json_object_deep_copy(file, &options, NULL);
+        return options;
+    }
+    options = options_of_filename(json_object_get_string(filename), error);
+    if (json_object_is_type(options, json_type_object)) {
+        json_object_object_foreach(file, key, value)
+        {
+            if (strcmp(key, "filename"))
+                json_object_object_add(options, key, json_object_get(value));
+        }
+    }
+    return options;
+}
+
 static json_object *protocol_options(const DriveOptions *d, json_object *options, GError **error)
 {
-    json_object *protocol = NULL, *filename;
+    json_object *protocol = d->file ? options_of_members(d->file, error)
+                                    : options_of_filename(d->filename, error);
 
-    if (!d->file) {
-        protocol = options_of_filename(d->filename, error);
-    } else if (json_object_deep_copy(d->file, &protocol, NULL) == 0 &&
-               !json_object_object_get_ex(protocol, "driver", NULL) &&
-               json_object_object_get_ex(protocol, "filename", &filename)) {
-        put_str(protocol, "driver",
-                is_device(json_object_get_string(filename)) ? "host_device" : "file");
-    }
     if (!protocol)
         return NULL;
     if (!json_object_is_type(protocol, json_type_object)) {
@@ -433,6 +446,34 @@ static BlockDrive *drive_new(const DriveOptions *d, char *id)
                            .on_read_error = d->on_error[true],
                            .on_write_error = d->on_error[false] };
     return drive;
+}
+
+/* Ends at the next `,` that is not doubled. */
+static const char *end_of_element(const char *s)
+{
+    while (*s && (*s != ',' || s[1] == ','))
+        s += *s == ',' ? 2 : 1;
+    return s;
+}
+
+/* Elsewhere a key is either a value or has members; here the first is short for file.filename. */
+json_object *block_drive_parse(const char *text, GError **error)
+{
+    g_autoptr(GString) out = g_string_new(NULL);
+    bool has_members = *text != '{' && (g_str_has_prefix(text, "file.") || strstr(text, ",file."));
+
+    for (const char *s = text; *s && has_members;) {
+        const char *end = end_of_element(s);
+
+        if (g_str_has_prefix(s, "file=")) {
+            g_string_append(out, "file.filename=");
+            s += strlen("file=");
+        }
+        end += *end == ',';
+        g_string_append_len(out, s, end - s);
+        s = end;
+    }
+    return options_parse(has_members ? out->str : text, NULL, error);
 }
 
 BlockNode *block_drive_open(BlockGraph *graph, json_object *options, const char **ret_iface,

@@ -2,6 +2,7 @@
  * The command line.  Each option is a line of the table at the end; what it takes is a table, too.
  * Nothing is built here: handlers only check and keep.
  */
+#include "block/block.h"
 #include "src/cli/options.h"
 #include <string.h>
 #include "src/base/options.h"
@@ -607,7 +608,8 @@ static bool take_opts(Config *config, const CliOption *o, const char *value, GEr
         if (config->exit_now)
             return true;
     }
-    opts = options_parse(value, o->implied, error);
+    opts = strcmp(o->name, "drive") ? options_parse(value, o->implied, error)
+                                    : block_drive_parse(value, error);
     if (!opts)
         return false;
     if (cli_print_topic(o->name, opts)) {

@@ -349,6 +349,31 @@ START_TEST(drives)
 }
 END_TEST
 
+START_TEST(drive_text)
+{
+    static const struct {
+        const char *text, *json;
+    } cases[] = {
+        { "file=a,,b.img,id=x", "{\"file\":\"a,b.img\",\"id\":\"x\"}" },
+        { "id=x,file=a,,file.b,file.locking=off",
+          "{\"id\":\"x\",\"file\":{\"filename\":\"a,file.b\",\"locking\":\"off\"}}" },
+        { "file.driver=file,file.filename=f",
+          "{\"file\":{\"driver\":\"file\",\"filename\":\"f\"}}" },
+        { "{\"file\":\"x\"}", "{\"file\":\"x\"}" },
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(cases); i++) {
+        GError *error = NULL;
+        json_object *options = block_drive_parse(cases[i].text, &error);
+
+        assert_no_error(error);
+        ck_assert_str_eq(json_object_to_json_string_ext(options, JSON_C_TO_STRING_PLAIN),
+                         cases[i].json);
+        json_object_put(options);
+    }
+}
+END_TEST
+
 START_TEST(drives_refused)
 {
     TestRoot t = test_root();
@@ -378,6 +403,8 @@ START_TEST(drives_refused)
         drive_refused(t.graph, text, cases[i].part);
     }
     drive_refused(t.graph, "nbd:localhost:10809,format=raw", "protocol 'nbd'");
+    drive_refused(t.graph, "file.filename=nbd:x,file.locking=off,format=raw", "protocol 'nbd'");
+    drive_refused(t.graph, "file.locking=off,format=raw", "driver");
     drive_refused(t.graph, "if=virtio", "file=");
     drive_refused(t.graph, "json:{\"driver\":\"nbd\"},format=raw", "not in this build");
     drive_refused(t.graph, "/nonexistent,format=raw", "No such file");
@@ -406,6 +433,7 @@ int main(void)
     tcase_add_test(tcase, resize_reaches_those_above);
     tcase_add_test(tcase, queries_have_what_libvirt_reads);
     tcase_add_test(tcase, drives);
+    tcase_add_test(tcase, drive_text);
     tcase_add_test(tcase, drives_refused);
     suite_add_tcase(suite, tcase);
     runner = srunner_create(suite);
