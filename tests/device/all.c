@@ -7,108 +7,29 @@
  */
 #include <linux/pci_regs.h>
 #include "src/base/options.h"
-#include "tests/device/harness-int.h"
+#include "tests/device/subjects.h"
 
 enum { STEPS = 1500, SEEDS = 3 };
 
-/* What a type cannot do without: a backend, and the properties that name it. */
-static const struct {
-    const char *type, *backend, *props;
-} needs[] = {
-    { "pc-q35-1.0", "", ",hpet=on" },
-    { "isa-debugcon", "-chardev null,id=c0", ",chardev=c0" },
-    { "virtio-blk-pci", "-blockdev null-co,node-name=d0,size=1M", ",drive=d0" },
-};
-
 typedef struct Subject {
-    TestMachine *m;
-    Object *top;                           /* the device, or the whole machine */
-    PciDevice *pci;                        /* if it is one */
+    SubjectMachine s;
     GRand *rand;
-    GArray *ranges;                        /* of Range */
 } Subject;
 
-typedef struct Range {
-    AddressSpace *as;
-    uint64_t addr, size;
-} Range;
-
-static GPtrArray *subjects;                /* of const Type: devices, then machines */
-
-static void collect_device(const Type *type, void *unused)
-{
-    if (type->user_creatable && !type->abstract)
-        g_ptr_array_add(subjects, (void *)type);
-}
-
-static void collect_machine(const Type *type, void *unused)
-{
-    if (!type->abstract)
-        g_ptr_array_add(subjects, (void *)type);
-}
-
-static char *options_of(const Type *type)
-{
-    for (unsigned i = 0; i < G_N_ELEMENTS(needs); i++) {
-        if (!strcmp(needs[i].type, type->name) && type_is_a(type, "machine"))
-            return g_strdup_printf("-machine %s%s", type->name, needs[i].props);
-        if (!strcmp(needs[i].type, type->name))
-            return g_strdup_printf("%s -device %s,id=dut%s", needs[i].backend, type->name,
-                                   needs[i].props);
-    }
-    return g_strdup_printf(type_is_a(type, "machine") ? "-machine %s" : "-device %s,id=dut", type->name);
-}
+static GPtrArray *subjects;                /* of const Type */
 
 static Subject boot(const Type *type, unsigned seed)
 {
-    g_autofree char *options = options_of(type);
-    Subject s = { .m = test_machine_new(options) };
-
-    s.top = type_is_a(type, "machine") ? OBJECT(s.m->machine) : OBJECT(find_device(s.m, "dut"));
-    s.pci = object_is_a(s.top, "pci-device") ? PCI_DEVICE(s.top) : NULL;
-    s.rand = g_rand_new_with_seed(seed);
-    s.ranges = g_array_new(FALSE, FALSE, sizeof(Range));
-    return s;
+    return (Subject){ subject_boot(type, "q35"), g_rand_new_with_seed(seed) };
 }
 
 static void leave(Subject *s)
 {
-    test_machine_free(s->m);
+    subject_free(&s->s);
     g_rand_free(s->rand);
-    g_array_unref(s->ranges);
 }
 
 /* ---- scribbling ---- */
-
-typedef struct RangeSearch {
-    Subject *s;
-    AddressSpace *as;
-} RangeSearch;
-
-static bool belongs_to(const Object *owner, const Object *top)
-{
-    while (owner && owner != top)
-        owner = owner->parent;
-    return owner != NULL;
-}
-
-static void collect_range(const FlatRange *range, void *opaque)
-{
-    RangeSearch *search = opaque;
-    Range found = { search->as, range->addr, range->size };
-
-    if (range->region->kind == REGION_IO && belongs_to(range->region->owner, search->s->top))
-        g_array_append_val(search->s->ranges, found);
-}
-
-static void find_ranges(Subject *s)
-{
-    AddressSpace *spaces[] = { s->m->machine->memory, s->m->machine->io };
-
-    g_array_set_size(s->ranges, 0);
-    for (unsigned i = 0; i < G_N_ELEMENTS(spaces); i++)
-        address_space_foreach(spaces[i], collect_range, &(RangeSearch){ s, spaces[i] });
-}
 
 static uint64_t some(Subject *s, uint64_t limit)
 {
@@ -130,13 +51,13 @@ static uint64_t some_value(Subject *s)
 
 static void scribble_register(Subject *s)
 {
-    const Range *range;
+    const SubjectRange *range;
     unsigned size = 1u << some(s, 4);
     uint64_t offset, value;
 
-    if (!s->ranges->len)
+    if (!s->s.ranges->len)
         return;
-    range = &g_array_index(s->ranges, Range, some(s, s->ranges->len));
+    range = &g_array_index(s->s.ranges, SubjectRange, some(s, s->s.ranges->len));
     /* Most registers are at the start, and aligned. */
     offset = some(s, some(s, 4) ? MIN(range->size, 64) : range->size);
     if (some(s, 8))
@@ -151,20 +72,20 @@ static void scribble_config(Subject *s)
 {
     unsigned size = 1u << some(s, 3), offset = some(s, some(s, 4) ? 256 : 4096) / size * size;
 
-    pci_config_write(s->pci, offset, some_value(s), size);
-    pci_set_up(s->m, s->pci);              /* or nothing might be reached any more */
-    s->m->next_mem_bar = 0xe0000000;
-    s->m->next_io_bar = 0xc000;
-    find_ranges(s);
+    pci_config_write(s->s.pci, offset, some_value(s), size);
+    pci_set_up(s->s.m, s->s.pci);              /* or nothing might be reached any more */
+    s->s.m->next_mem_bar = 0xe0000000;
+    s->s.m->next_io_bar = 0xc000;
+    subject_find_ranges(&s->s);
 }
 
 static void fill_ram(Subject *s)
 {
     uint8_t *ram;
 
-    if (!s->m->machine->ram)
+    if (!s->s.m->machine->ram)
         return;
-    ram = dma_host(s->m, 0, TEST_RAM_SIZE);
+    ram = dma_host(s->s.m, 0, TEST_RAM_SIZE);
     for (unsigned i = 0; i < 256 * KiB; i += 2)
         ram[i] = some_value(s);
 }
@@ -172,23 +93,23 @@ static void fill_ram(Subject *s)
 static void scribble(Subject *s)
 {
     fill_ram(s);
-    run(s->m);
-    if (s->pci)
-        pci_set_up(s->m, s->pci);
-    find_ranges(s);
+    run(s->s.m);
+    if (s->s.pci)
+        pci_set_up(s->s.m, s->s.pci);
+    subject_find_ranges(&s->s);
     for (unsigned i = 0; i < STEPS; i++) {
-        if (s->pci && some(s, 16) == 0)
+        if (s->s.pci && some(s, 16) == 0)
             scribble_config(s);
         else
             scribble_register(s);
         if (some(s, 8) == 0)
-            settle(s->m);
-        if (!s->pci && some(s, 64) == 0)   /* the map may have changed */
-            find_ranges(s);
+            settle(s->s.m);
+        if (!s->s.pci && some(s, 64) == 0)   /* the map may have changed */
+            subject_find_ranges(&s->s);
     }
-    settle(s->m);
-    stop(s->m);
-    settle(s->m);
+    settle(s->s.m);
+    stop(s->s.m);
+    settle(s->s.m);
 }
 
 /* ---- comparing ---- */
@@ -264,8 +185,8 @@ static void expect_like_new(Subject *s, Subject *fresh)
     g_autoptr(GByteArray) a = g_byte_array_new(), b = g_byte_array_new();
     g_autoptr(json_object) x = NULL, y = NULL;
 
-    tree_save_state(s->top, a);
-    tree_save_state(fresh->top, b);
+    tree_save_state(s->s.top, a);
+    tree_save_state(fresh->s.top, b);
     x = dump(a);
     y = dump(b);
     forget_lasting(x);
@@ -277,12 +198,12 @@ static void expect_like_new(Subject *s, Subject *fresh)
 
 static void check_unplug(Subject *s)
 {
-    if (object_is_a(s->top, "machine"))
+    if (object_is_a(s->s.top, "machine"))
         return;
-    s->top = NULL;
-    device_delete(find_device(s->m, "dut"));
-    settle(s->m);
-    ck_assert_ptr_null(device_find(s->m->machine, "dut"));
+    s->s.top = NULL;
+    device_delete(find_device(s->s.m, "dut"));
+    settle(s->s.m);
+    ck_assert_ptr_null(device_find(s->s.m->machine, "dut"));
 }
 
 static void live(const Type *type, unsigned seed)
@@ -292,16 +213,16 @@ static void live(const Type *type, unsigned seed)
     GError *error = NULL;
 
     scribble(&a);
-    first = save_state(a.m);
-    copy_ram(a.m, b.m);
-    ck_assert_msg(load_state(b.m, first, &error), "load: %s", error ? error->message : "");
-    second = save_state(b.m);
+    first = save_state(a.s.m);
+    copy_ram(a.s.m, b.s.m);
+    ck_assert_msg(load_state(b.s.m, first, &error), "load: %s", error ? error->message : "");
+    second = save_state(b.s.m);
     expect_same_state("after a load", first, second);
     /* What was loaded works as what was saved: it can be run and stopped. */
-    run(b.m);
-    settle(b.m);
-    stop(b.m);
-    reset_machine(b.m);
+    run(b.s.m);
+    settle(b.s.m);
+    stop(b.s.m);
+    reset_machine(b.s.m);
     expect_like_new(&b, &fresh);
     check_unplug(&b);
     leave(&a);
@@ -344,9 +265,7 @@ END_TEST
 
 static void add(TCase *tests)
 {
-    subjects = g_ptr_array_new();
-    type_foreach("device", collect_device, NULL);
-    type_foreach("machine", collect_machine, NULL);
+    subjects = subject_types();
     tcase_set_timeout(tests, 240);
     tcase_add_loop_test(tests, every_type, 0, subjects->len);
     tcase_add_loop_test(tests, every_type_with_no_options, 0, subjects->len);
