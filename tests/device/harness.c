@@ -152,8 +152,8 @@ static bool apply_device(TestMachine *m, json_object *options, GError **error)
 
 static const Option backend_options[] = {
     { "-object", "qom-type", apply_object },
-    { "-blockdev", "driver", apply_blockdev },
     { "-chardev", "backend", apply_chardev },
+    { "-blockdev", "driver", apply_blockdev },
     {}
 };
 static const Option machine_options[] = {

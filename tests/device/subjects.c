@@ -4,6 +4,8 @@
 static const struct {
     const char *type, *backend, *props;
 } needs[] = {
+    { "pc-q35-1.0", "", ",hpet=on" },
+    { "isa-debugcon", "-chardev null,id=c0", ",chardev=c0" },
     { "virtio-blk-pci", "-blockdev null-co,node-name=d0,size=1M", ",drive=d0" },
 };
 
@@ -32,14 +34,14 @@ static char *options_of(const Type *type, const char *machine)
 {
     const char *backend = "", *props = "";
 
-    if (type_is_a(type, "machine"))
-        return g_strdup_printf("-machine %s", type->name);
     for (unsigned i = 0; i < G_N_ELEMENTS(needs); i++) {
         if (!strcmp(needs[i].type, type->name)) {
             backend = needs[i].backend;
             props = needs[i].props;
         }
     }
+    if (type_is_a(type, "machine"))
+        return g_strdup_printf("-machine %s%s", type->name, props);
     return g_strdup_printf("-machine %s %s -device %s,id=dut%s", machine, backend, type->name,
                            props);
 }
