@@ -13,6 +13,7 @@ import time
 
 from case import Case, check, equal
 from kvmlab.qmp import Qmp, QmpError
+from qmpschema import Schema
 
 # Types whose properties are asked for; one that is not offered must be answered DeviceNotFound.
 DEVICES = """virtio-blk-pci virtio-net-pci virtio-scsi-pci virtio-net-ccw virtio-scsi-ccw vfio-pci scsi-hd
@@ -283,6 +284,22 @@ class LibvirtStart(Case):
         equal(self.qmp("query-status")["status"], "paused", "state")
         self.qmp("system_reset")
         self.qmp.wait_event("RESET")
+
+    def test_replies_and_events_are_as_the_schema_says(self):
+        schema = Schema(self.qmp("query-qmp-schema"))
+        queries = [name for name in schema.commands() if name.startswith("query-")]
+        check(len(queries) > 20, queries)
+        for name in queries:
+            schema.check_reply(name, self.qmp(name))
+        schema.check_reply("query-blockstats", self.qmp("query-blockstats", query_nodes=True))
+        self.qmp("system_reset")
+        self.qmp("cont")
+        self.qmp.wait_event("RESUME")
+        self.qmp("stop")
+        self.qmp("query-status")
+        check(self.qmp.events, "no events")
+        for event in self.qmp.events:
+            schema.check_event(event)
 
     def test_another_connection(self):
         """The daemon was restarted: it connects again while the old connection may still be there."""

@@ -3,6 +3,7 @@
  * of the schema's files: it reads the introspection as a client would.
  */
 #include "tests/unit/qmp-peer.h"
+#include "block/driver.h"
 #include "src/object/type.h"
 
 typedef struct Session {
@@ -414,6 +415,33 @@ START_TEST(block_nodes)
 }
 END_TEST
 
+/* What a driver takes is what the schema lets through, and nothing else. */
+static void check_driver(const BlockDriver *driver, void *opaque)
+{
+    Session *s = opaque;
+    json_object *options = entry(s, get_str(entry(s, "blockdev-add"), "arg-type"));
+    json_object *variant = find_member(get(options, "variants"), "case", driver->name);
+    ck_assert_msg(variant != NULL, "the schema has no driver '%s'", driver->name);
+    json_object *members = get(entry(s, get_str(variant, "type")), "members");
+    for (unsigned i = 0; driver->options && driver->options[i]; i++)
+        ck_assert_msg(find_member(members, "name", driver->options[i]),
+                      "the schema has no option '%s' of driver '%s'", driver->options[i], driver->name);
+    for (size_t i = 0; i < json_object_array_length(members); i++) {
+        const char *name = get_str(json_object_array_get_idx(members, i), "name");
+        ck_assert_msg(driver->options && g_strv_contains(driver->options, name),
+                      "driver '%s' takes no '%s'", driver->name, name);
+    }
+}
+
+START_TEST(block_drivers_and_schema_agree)
+{
+    Session s;
+    session_open(&s);
+    block_driver_foreach(check_driver, &s);
+    session_close(&s);
+}
+END_TEST
+
 START_TEST(character_devices)
 {
     Session s;
@@ -511,6 +539,7 @@ static void add_tests(TCase *tc)
     tcase_add_test(tc, every_property_can_be_read);
     tcase_add_test(tc, objects);
     tcase_add_test(tc, block_nodes);
+    tcase_add_test(tc, block_drivers_and_schema_agree);
     tcase_add_test(tc, character_devices);
     tcase_add_test(tc, trace_events);
     tcase_add_test(tc, lines_for_people);

@@ -138,7 +138,7 @@ START_TEST(enum_words)
                 ERR_INVALID_PARAMETER, "argument 'capability': 'event' is not one of: events",
                 "did you mean 'events'?");
     check_error(&qmp_type_blockdev_options, "{'driver': 'qcow9'}", ERR_INVALID_PARAMETER,
-                "argument 'driver': 'qcow9' is not one of: file, host_device, null-co, raw", NULL);
+                "argument 'driver': 'qcow9' is not one of: file, host_device, null-aio, null-co, raw", NULL);
 }
 END_TEST
 
