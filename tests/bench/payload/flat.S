@@ -5,6 +5,7 @@
  * reset vector's, as early as it can be.  The top 64 KiB are also seen at 0xf0000.
  */
 #define COM1 0x3f8
+#define MARK 0x8000
 
     .code16
     .section .text, "ax"
@@ -43,7 +44,8 @@ gdt_pointer:
 
     .org 0xfff0
     .code16
-    mov $COM1, %dx                      /* the reset vector */
+    movb $'F', MARK                     /* the reset vector */
+    mov $COM1, %dx
     mov $'F', %al
     out %al, %dx
     jmp real_start

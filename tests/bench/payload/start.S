@@ -1,9 +1,10 @@
 /*
- * The benchmark guest's start: one byte to the serial port is its first instruction, then 64-bit mode.
+ * The benchmark guest's start: a byte to memory is its first instruction; one to the serial port, 64-bit mode.
  *
  * Entered in 32-bit protected mode without paging: by a VMM's PVH loader, or by flat.S.
  */
 #define COM1 0x3f8
+#define MARK 0x8000
 
     .section .note.pvh, "a", @note      /* XEN_ELFNOTE_PHYS32_ENTRY */
     .long 4, 4, 18
@@ -14,6 +15,7 @@
     .code32
     .globl start
 start:
+    movb $'F', MARK                     /* seen by who shares the guest's memory */
     mov $COM1, %edx
     mov $'F', %al
     out %al, %dx
