@@ -309,10 +309,8 @@ static const char *guess_format(BlockNode *file, GError **error)
 
 static void warn_of_guess(const char *filename)
 {
-    warn_report("Image format was not specified for '%s' and probing guessed raw.\n"
-                "Automatically detecting the format is dangerous for raw images, write "
-                "operations on block 0 will be restricted.\n"
-                "Specify the 'raw' format explicitly to remove the restrictions.",
+    warn_report("'%s' is taken for a raw image: no format= was given.  The guest may not write what "
+                "looks like another format's header to its first block; format=raw allows it",
                 filename);
 }
 
@@ -365,7 +363,7 @@ static char *choose_id(BlockGraph *graph, const DriveOptions *d, GError **error)
         return g_strdup_printf("%s%d", iface_name(d), (int)d->index);
     if (!block_drive_find(graph, d->id) && !block_node_find(graph, d->id))
         return g_strdup(d->id);
-    fail(error, ERR_EXISTS, "Duplicate ID '%s' for drive", d->id);
+    fail(error, ERR_EXISTS, "there is a drive '%s' already", d->id);
     error_object(error, "%s", d->id);
     return NULL;
 }

@@ -63,7 +63,7 @@ static bool is_refusal(int err)
 
 static bool open_failed(BlockNode *node, const char *filename, int err, GError **error)
 {
-    fail_errno(error, err, "Could not open '%s'", filename);
+    fail_errno(error, err, "cannot open '%s'", filename);
     error_object(error, "%s", filename);
     if (err == EINVAL && block_node_cache_direct(node))
         error_hint(error, "the file system may not support O_DIRECT: use cache.direct=off");
@@ -83,7 +83,7 @@ static bool open_passed(BlockNode *node, FileNode *file, const char *filename, G
         fd = file_open(filename, O_RDONLY, 0, error);
     }
     if (fd < 0)
-        return error_prefix(error, "Could not open '%s': ", filename);
+        return error_prefix(error, "cannot open '%s': ", filename);
     flags = fcntl(fd, F_GETFL);
     if (block_node_cache_direct(node) && !(flags & O_DIRECT) &&
         fcntl(fd, F_SETFL, flags | O_DIRECT) < 0) {

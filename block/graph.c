@@ -101,7 +101,7 @@ static bool name_is_free(BlockGraph *graph, const char *name, GError **error)
 {
     if (!block_node_find(graph, name))
         return true;
-    fail(error, ERR_EXISTS, "Duplicate nodes with node-name='%s'", name);
+    fail(error, ERR_EXISTS, "there is a node '%s' already", name);
     return error_object(error, "%s", name);
 }
 
@@ -442,7 +442,7 @@ bool block_node_demote(BlockNode *node, int why, GError **error)
     if (node->config.read_only)
         return true;
     if (!node->config.auto_read_only)
-        return fail_errno(error, why, "Could not open '%s' for writing",
+        return fail_errno(error, why, "cannot open '%s' for writing",
                           node->filename ? node->filename : node->name);
     node->config.read_only = true;
     return true;

@@ -152,7 +152,7 @@ static bool conflict(int fd, const char *filename, unsigned bit, bool is_perm, G
     off_t byte = (is_perm ? SHARED_BASE : PERM_BASE) + bit;
     g_autofree char *holder = find_holder(fd, byte);
 
-    fail(error, ERR_LOCKED, "Failed to get %s\"%s\" lock on '%s': it is held by %s",
+    fail(error, ERR_LOCKED, "cannot take the %s\"%s\" lock of '%s': it is held by %s",
          is_perm ? "" : "shared ", lock_names[bit], filename,
          holder ? holder : "a process that cannot be seen from here (another user, container or "
                            "host)");

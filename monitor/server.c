@@ -190,7 +190,7 @@ static void unknown_command(const char *name, GError **error)
     for (const QmpCommand *command = qmp_commands; command->name; command++)
         g_ptr_array_add(names, (char *)command->name);
     g_ptr_array_add(names, NULL);
-    fail(error, ERR_COMMAND_NOT_FOUND, "The command %s has not been found", name);
+    fail(error, ERR_COMMAND_NOT_FOUND, "there is no command '%s'", name);
     const char *near = nearest_word(name, (const char *const *)names->pdata);
     if (near)
         error_hint(error, "did you mean '%s'?", near);

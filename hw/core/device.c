@@ -149,7 +149,7 @@ static const Type *find_driver(const char *name, GError **error)
     names = g_ptr_array_new();
     type_foreach("device", collect_creatable, names);
     g_ptr_array_add(names, NULL);
-    fail(error, ERR_INVALID_PARAMETER, "'%s' is not a valid device model name", name);
+    fail(error, ERR_INVALID_PARAMETER, "there is no device type '%s'", name);
     near = nearest_word(name, (const char *const *)names->pdata);
     if (near)
         error_hint(error, "did you mean '%s'?", near);
@@ -190,7 +190,7 @@ static bool check_hotplug(Bus *bus, Device *dev, GError **error)
         return fail(error, ERR_UNSUPPORTED, "device '%s' cannot be plugged into a running machine",
                     dev->obj.type->name);
     if (!ops || !ops->can_hotplug)
-        return fail(error, ERR_UNSUPPORTED, "bus '%s' does not support hotplugging",
+        return fail(error, ERR_UNSUPPORTED, "bus '%s' takes devices only before the machine starts",
                     bus->obj.name);
     return ops->can_hotplug(bus, dev, error);
 }
@@ -254,7 +254,7 @@ bool device_unplug(Machine *m, const char *id, GError **error)
         return fail(error, ERR_DEVICE_NOT_FOUND, "Device '%s' not found", id);
     ops = dev->bus ? type_ops(dev->bus->obj.type) : NULL;
     if (!ops || !ops->unplug)
-        return fail(error, ERR_UNSUPPORTED, "%s '%s' does not support hotplugging",
+        return fail(error, ERR_UNSUPPORTED, "%s '%s' cannot be unplugged from a running machine",
                     dev->bus ? "bus" : "device", dev->bus ? dev->bus->obj.name : id);
     return ops->unplug(dev->bus, dev, error);
 }

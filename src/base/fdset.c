@@ -201,7 +201,7 @@ int file_open(const char *path, int flags, mode_t mode, GError **error)
         return open_set(path, path + strlen(prefix), flags, error);
     int fd = open(path, flags | O_CLOEXEC, mode);
     if (fd < 0)
-        fail_errno(error, errno, "Could not open '%s'", path);
+        fail_errno(error, errno, "cannot open '%s'", path);
     return fd;
 }
 

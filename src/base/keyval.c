@@ -28,7 +28,7 @@ static bool put(json_object *top, const char *key, const char *value, GError **e
     json_object *at = top;
     for (char **part = parts; *part; part++) {
         if (!**part)
-            return fail(error, ERR_INVALID_SYNTAX, "Invalid parameter '%s'", key);
+            return fail(error, ERR_INVALID_SYNTAX, "'%s' is not a key", key);
         json_object *next = NULL;
         bool there = json_object_object_get_ex(at, *part, &next);
         bool is_object = there && json_object_is_type(next, json_type_object);

@@ -154,7 +154,7 @@ bool value_to_enum(json_object *value, const char *what, const char *const *word
     }
     g_autofree char *list = g_strjoinv(", ", (char **)words);
     const char *near = nearest_word(text, words);
-    fail(error, ERR_INVALID_PARAMETER, "%s does not accept value '%s'", what, text);
+    fail(error, ERR_INVALID_PARAMETER, "%s cannot be '%s'", what, text);
     return near ? error_hint(error, "did you mean '%s'? (one of: %s)", near, list)
                 : error_hint(error, "one of: %s", list);
 }
@@ -204,7 +204,7 @@ bool options_check_empty(json_object *options, const char *what, const char *con
         return true;
     struct json_object_iterator it = json_object_iter_begin(options);
     const char *name = json_object_iter_peek_name(&it);
-    fail(error, ERR_UNKNOWN_PARAMETER, "Invalid parameter '%s' of %s", name, what);
+    fail(error, ERR_UNKNOWN_PARAMETER, "%s has no member '%s'", what, name);
     const char *near = known ? nearest_word(name, known) : NULL;
     return near ? error_hint(error, "did you mean '%s'?", near) : false;
 }

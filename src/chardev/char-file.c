@@ -75,7 +75,7 @@ static bool pipe_open(Chardev *cd, json_object *options, GError **error)
         cd->in_fd = cd->out_fd = open_fifo(path, "");
     }
     if (cd->in_fd < 0)
-        return fail_errno(error, errno, "Could not open '%s'", path);
+        return fail_errno(error, errno, "cannot open '%s'", path);
     cd->connected = true;
     return true;
 }

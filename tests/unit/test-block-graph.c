@@ -58,7 +58,7 @@ START_TEST(options_are_checked)
     refused(t.graph, "null-co,node-name=a,detect-zeroes=unmap", "needs discard=unmap");
     refused(t.graph, "raw,node-name=a", "must be specified for \"file\"");
     refused(t.graph, "raw,node-name=a,file=nobody", "nobody");
-    refused(t.graph, "raw,node-name=a,file.driver=null-co,file.node-name=a", "Duplicate");
+    refused(t.graph, "raw,node-name=a,file.driver=null-co,file.node-name=a", "already");
     refused(t.graph, "file,node-name=a", "file name");
     refused(t.graph, "file,node-name=a,filename=/nonexistent/x", "No such file");
     refused(t.graph, "file,node-name=a,filename=/dev/null", "regular file");
@@ -81,7 +81,7 @@ START_TEST(nodes_are_owned)
 
     ck_assert_ptr_nonnull(test_open(t.graph, &error, "null-co,node-name=bottom"));
     ck_assert_ptr_nonnull(test_open(t.graph, &error, "raw,node-name=top,file=bottom"));
-    refused(t.graph, "null-co,node-name=top", "Duplicate nodes with node-name='top'");
+    refused(t.graph, "null-co,node-name=top", "there is a node 'top' already");
     ck_assert(!block_node_delete(t.graph, "bottom", &error));
     assert_error(&error, "node 'top' (as its 'file')");
     ck_assert(!block_node_delete(t.graph, "nobody", &error));
@@ -332,7 +332,7 @@ START_TEST(drives)
     ck_assert_ptr_nonnull(test_drive(t.graph, &iface, &error, plain));
     ck_assert_ptr_null(iface);
     ck_assert_ptr_nonnull(block_drive_find(t.graph, "virtio0"));
-    drive_refused(t.graph, again, "Duplicate ID 'd0'");
+    drive_refused(t.graph, again, "there is a drive 'd0' already");
 
     /* A guessed raw image cannot be given another format's signature. */
     node = test_drive(t.graph, &iface, &error, guess);

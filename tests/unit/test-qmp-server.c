@@ -60,7 +60,7 @@ START_TEST(errors_are_exact)
         const char *text, *klass, *code, *desc;
     } cases[] = {
         { "{\"execute\": \"fly\"}", "CommandNotFound", "command-not-found",
-          "The command fly has not been found" },
+          "there is no command 'fly'" },
         { "{}", "GenericError", "missing-parameter", "QMP input lacks member 'execute'" },
         { "[1]", "GenericError", "wrong-type", "QMP input must be a JSON object" },
         { "{\"execute\": 1}", "GenericError", "wrong-type",

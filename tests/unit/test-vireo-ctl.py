@@ -118,7 +118,7 @@ class Monitor(threading.Thread):
         if command == "text":
             return {"return": "line one\r\nline two\r\n"}
         return {"error": {"class": "CommandNotFound",
-                          "desc": "The command %s has not been found" % command}}
+                          "desc": "there is no command '%s'" % command}}
 
 
 class Test(unittest.TestCase):
