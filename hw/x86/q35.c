@@ -117,12 +117,13 @@ static bool load_firmware(Q35Machine *q, GError **error)
 
 /* ---- devices ---- */
 
-/* Makes a device that is part of the board. */
+/* Makes a device that is part of the board.  All have names of their own: /machine/unattached is left to
+ * the vCPUs, which management tools look for at device[0]. */
 static Device *add(Q35Machine *q, const char *type, Bus *bus, const char *name, GError **error)
 {
     Device *dev = device_new(&q->m, type, error);
 
-    if (dev && !device_realize(dev, name ? OBJECT(q) : NULL, name, bus, error)) {
+    if (dev && !device_realize(dev, OBJECT(q), name, bus, error)) {
         object_unref(dev);
         return NULL;
     }
@@ -155,7 +156,7 @@ static bool add_lpc(Q35Machine *q, GError **error)
         return false;
     PCI_DEVICE(dev)->devfn = PCI_DEVFN(ICH9_LPC_SLOT, 0);
     PCI_DEVICE(dev)->multifunction = true;
-    if (!device_realize(dev, NULL, NULL, &q->host->bus->bus, error)) {
+    if (!device_realize(dev, OBJECT(q), "lpc", &q->host->bus->bus, error)) {
         object_unref(dev);
         return false;
     }
@@ -216,7 +217,7 @@ static bool add_hpet(Q35Machine *q, GError **error)
 {
     if (!has_pic(&q->m) && !object_was_set(OBJECT(q), "hpet"))
         q->m.hpet = false;
-    return !q->m.hpet || add(q, "hpet", NULL, "hpet", error);
+    return !q->m.hpet || add(q, "hpet", NULL, "hpet0", error);
 }
 
 static bool add_isa_devices(Q35Machine *q, GError **error)
@@ -225,10 +226,10 @@ static bool add_isa_devices(Q35Machine *q, GError **error)
     if (!q->rtc)
         return false;
     fill_cmos(q);
-    return (!has_pic(&q->m) || add(q, "kvm-pit", NULL, NULL, error)) &&
-           add(q, "i8257", q->m.isa_bus, NULL, error) &&
-           add(q, "port92", q->m.isa_bus, NULL, error) &&
-           (!q->i8042 || add(q, "i8042", q->m.isa_bus, NULL, error));
+    return (!has_pic(&q->m) || add(q, "kvm-pit", NULL, "pit", error)) &&
+           add(q, "i8257", q->m.isa_bus, "dma", error) &&
+           add(q, "port92", q->m.isa_bus, "port92", error) &&
+           (!q->i8042 || add(q, "i8042", q->m.isa_bus, "ps2-controller", error));
 }
 
 /* ---- the machine ---- */
