@@ -146,6 +146,11 @@ static void run_block_resize(Hmp *h, GError **error)
         qmp_block_resize(h->vm, h->words[0], NULL, size, error);
 }
 
+static void run_chardev_send_break(Hmp *h, GError **error)
+{
+    qmp_chardev_send_break(h->vm, h->words[0], error);
+}
+
 static void run_ringbuf_write(Hmp *h, GError **error)
 {
     qmp_ringbuf_write(h->vm, h->words[0], h->words[1], false, 0, error);
@@ -367,6 +372,8 @@ const HmpCommand hmp_commands[] = {
       run_chardev_add },
     { "chardev-remove", NULL, "ID", "remove a character device", 1, 1, run_chardev_remove,
       complete_chardevs },
+    { "chardev-send-break", NULL, "ID", "send a break to a character device's front end", 1, 1,
+      run_chardev_send_break, complete_chardevs },
     { "ringbuf_write", NULL, "ID TEXT", "write to a ring buffer", 2, 2, run_ringbuf_write,
       complete_chardevs },
     { "ringbuf_read", NULL, "ID SIZE", "read from a ring buffer", 2, 2, run_ringbuf_read,

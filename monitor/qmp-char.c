@@ -59,8 +59,6 @@ bool qmp_chardev_remove(Vm *vm, const char *id, GError **error)
     return chardev_delete(vm->root, id, error);
 }
 
-/* ---- ring buffers ---- */
-
 static Chardev *find_chardev(Vm *vm, const char *id, GError **error)
 {
     Chardev *chardev = chardev_find(vm->root, id);
@@ -68,6 +66,16 @@ static Chardev *find_chardev(Vm *vm, const char *id, GError **error)
         fail(error, ERR_NOT_FOUND, "there is no character device '%s'", id);
     return chardev;
 }
+
+bool qmp_chardev_send_break(Vm *vm, const char *id, GError **error)
+{
+    Chardev *chardev = find_chardev(vm, id, error);
+    if (chardev)
+        chardev_send_break(chardev);
+    return chardev != NULL;
+}
+
+/* ---- ring buffers ---- */
 
 bool qmp_ringbuf_write(Vm *vm, const char *device, const char *data, bool has_format,
                        QmpDataFormat format, GError **error)

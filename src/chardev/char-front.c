@@ -213,6 +213,12 @@ void chardev_event(Chardev *cd, CharEvent event)
     object_unref(cd);
 }
 
+void chardev_send_break(Chardev *cd)
+{
+    if (cd->focus && cd->focus->event)
+        cd->focus->event(cd->focus->opaque, CHAR_BREAK);
+}
+
 void chardev_set_connected(Chardev *cd, bool connected)
 {
     if (cd->connected == connected)

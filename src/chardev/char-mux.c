@@ -108,7 +108,6 @@ static void toggle_timestamps(CharMux *mux)
 /* The byte after Ctrl-A. */
 static void command(CharMux *mux, uint8_t byte)
 {
-    CharFront *focus = mux->cd.focus;
     switch (byte) {
     case 'h':
     case '?':
@@ -128,8 +127,7 @@ static void command(CharMux *mux, uint8_t byte)
         print(mux, "\r\nthere are no snapshots to be committed\r\n");
         break;
     case 'b':
-        if (focus && focus->event)
-            focus->event(focus->opaque, CHAR_BREAK);
+        chardev_send_break(&mux->cd);
         break;
     case 'c':
         drain(mux);

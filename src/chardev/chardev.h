@@ -56,6 +56,7 @@ bool chardev_delete(Object *root, const char *id, GError **error);
 const char *chardev_id(const Chardev *chardev);
 char *chardev_filename(const Chardev *chardev);   /* "pty:/dev/pts/3", "unix:…,server=on"; g_free */
 const char *chardev_pty_path(const Chardev *chardev);
+void chardev_send_break(Chardev *chardev);        /* to the front end, as Ctrl-A b does */
 bool chardev_frontend_open(const Chardev *chardev);
 /* A ring buffer's contents (ringbuf-read, ringbuf-write). */
 bool chardev_ringbuf_write(Chardev *chardev, const uint8_t *data, size_t length, GError **error);

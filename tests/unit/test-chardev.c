@@ -175,6 +175,8 @@ START_TEST(null_takes_all)
     g_autofree char *name = chardev_filename(cd);
     ck_assert_str_eq(name, "null");
     ck_assert_str_eq(chardev_id(cd), "n");
+    chardev_send_break(cd);
+    ck_assert_str_eq(f.events->str, "OB");
     ck_assert(!chardev_frontend_open(cd));
     char_front_set_open(&f.front, true);
     ck_assert(chardev_frontend_open(cd));
