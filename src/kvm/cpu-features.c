@@ -40,8 +40,7 @@ const FeatureWord feature_words[FEAT__COUNT] = {
         [4] = "avx-vnni-int8", [5] = "avx-ne-convert", [8] = "amx-complex", [10] = "avx-vnni-int16",
         [14] = "prefetchiti" } },
     [FEAT_7_2_EDX] = { 7, 2, REG_EDX, .names = {
-        [0] = "intel-psfd", [1] = "ipred-ctrl", [2] = "rrsba-ctrl", [3] = "ddpd-u", [4] = "bhi-ctrl",
-        [5] = "mcdt-no" } },
+        "intel-psfd", "ipred-ctrl", "rrsba-ctrl", "ddpd-u", "bhi-ctrl", "mcdt-no" } },
     [FEAT_D_1_EAX] = { 0xd, 1, REG_EAX, .names = {
         "xsaveopt", "xsavec", "xgetbv1", "xsaves", "xfd" } },
     [FEAT_14_0_ECX] = { 0x14, 0, REG_ECX, .names = { [31] = "intel-pt-lip" } },

@@ -1,6 +1,6 @@
 /*
- * CPU features: what each bit of the CPUID leaves and of the feature MSRs is called.  A name is spelt as
- * management software spells it ("sse4.2", "avx512f", "kvm-pv-eoi").
+ * CPU features: what each bit of the CPUID leaves and of the feature MSRs is called.  A name is
+ * spelt as management software spells it ("sse4.2", "avx512f", "kvm-pv-eoi").
  */
 #pragma once
 #include <stdbool.h>

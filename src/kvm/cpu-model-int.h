@@ -17,7 +17,8 @@ struct CpuModel {
     unsigned phys_bits;
     unsigned l3_mib;                        /* 0: generic caches */
     /* -cpu properties that are no features */
-    bool check, enforce, migratable, kvm_leaf, l3_cache, host_cache_info, host_phys_bits, pmu, cpuid_0xb;
+    bool check, enforce, migratable, kvm_leaf, l3_cache, host_cache_info, host_phys_bits;
+    bool pmu, cpuid_0xb;
 };
 
 /* What the host's KVM can give a guest; false if it cannot be asked.  host.c */

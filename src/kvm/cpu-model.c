@@ -171,8 +171,8 @@ static bool set_number(CpuModel *model, unsigned option, json_object *value, GEr
     if (!value_to_u64(value, name, &n, error))
         return false;
     if (n > number_options[option].max || n < number_options[option].min)
-        return fail(error, ERR_INVALID_PARAMETER, "%s: %" G_GINT64_MODIFIER "u is not in %u … %u", name,
-                    n, number_options[option].min, number_options[option].max);
+        return fail(error, ERR_INVALID_PARAMETER, "%s: %" G_GINT64_MODIFIER "u is not in %u … %u",
+                    name, n, number_options[option].min, number_options[option].max);
     if (!strcmp(name, "phys-bits") && n && n < 32)
         return fail(error, ERR_INVALID_PARAMETER, "phys-bits: 32 at least");
     *(uint32_t *)((char *)model + number_options[option].offset) = n;
@@ -199,7 +199,8 @@ static bool set_option(CpuModel *model, const char *name, json_object *value, GE
     bool on;
     for (unsigned i = 0; i < G_N_ELEMENTS(bool_options); i++)
         if (!strcmp(key, bool_options[i].name))
-            return value_to_bool(value, key, (bool *)((char *)model + bool_options[i].offset), error);
+            return value_to_bool(value, key, (bool *)((char *)model + bool_options[i].offset),
+                                 error);
     for (unsigned i = 0; i < G_N_ELEMENTS(number_options); i++)
         if (!strcmp(key, number_options[i].name))
             return set_number(model, i, value, error);
@@ -496,8 +497,9 @@ char *cpu_model_help(void)
                                *name);
         column += length;
     }
-    g_string_append(s, "\n\nProperties: check, enforce, migratable, kvm, l3-cache, host-cache-info, pmu,\n"
-                       "  cpuid-0xb, host-phys-bits, phys-bits=N, vendor=TEXT, family=N, model=N,\n"
-                       "  stepping=N, model-id=TEXT, level=N, xlevel=N, min-level=N, min-xlevel=N\n");
+    g_string_append(s, "\n\nProperties: check, enforce, migratable, kvm, l3-cache,\n"
+                       "  host-cache-info, pmu, cpuid-0xb, host-phys-bits, phys-bits=N, vendor=TEXT, family=N,\n"
+                       "  model=N, stepping=N, model-id=TEXT, level=N, xlevel=N, min-level=N,\n"
+                       "  min-xlevel=N\n");
     return g_string_free(s, false);
 }

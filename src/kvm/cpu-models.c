@@ -1,8 +1,8 @@
 /*
  * CPU models: real processors as guests may rely on them, and baselines.  The numbers are the
- * processors' own (Intel SDM vol. 4 table 2-1, AMD revision guides); the feature lists are those that
- * management software expects of the names, without what needs a real board (ACPI clock control,
- * MONITOR) or nesting (SVM).
+ * processors' own (Intel SDM vol. 4 table 2-1, AMD revision guides); the feature lists are those
+ * that management software expects of the names, without what needs a real board (ACPI clock
+ * control, MONITOR) or nesting (SVM).
  */
 #include "src/kvm/cpu-models.h"
 #include <glib.h>
@@ -80,8 +80,8 @@ const CpuModelDef cpu_model_defs[] = {
       "Westmere E56xx/L56xx/X56xx (Nehalem-C)", .add = "aes arat pclmulqdq" },
     { "Westmere-IBRS", "Westmere", .model_id = "Westmere E56xx/L56xx/X56xx (IBRS update)",
       .add = "spec-ctrl" },
-    { "SandyBridge", "Westmere", NULL, 6, 42, 1, 0xd, 0x80000008, "Intel Xeon E312xx (Sandy Bridge)",
-      .add = "avx rdtscp tsc-deadline xsave xsaveopt" },
+    { "SandyBridge", "Westmere", NULL, 6, 42, 1, 0xd, 0x80000008,
+      "Intel Xeon E312xx (Sandy Bridge)", .add = "avx rdtscp tsc-deadline xsave xsaveopt" },
     { "SandyBridge-IBRS", "SandyBridge",
       .model_id = "Intel Xeon E312xx (Sandy Bridge, IBRS update)", .add = "spec-ctrl" },
     { "IvyBridge", "SandyBridge", NULL, 6, 58, 9, 0xd, 0x80000008,
@@ -129,9 +129,9 @@ const CpuModelDef cpu_model_defs[] = {
     { "Icelake-Server-noTSX", "Icelake-Server", .drop = TSX },
     { "SapphireRapids", "Icelake-Server", NULL, 6, 143, 4, 0x20, 0x80000008,
       "Intel Xeon Processor (SapphireRapids)",
-      .add = ARCH_NO " pschange-mc-no taa-no avx512ifma sha-ni rdpid fsrm xsaves xfd bus-lock-detect "
-             "serialize tsx-ldtrk amx-bf16 amx-tile amx-int8 avx512-fp16 avx-vnni avx512-bf16 fzrm "
-             "fsrs fsrc" },
+      .add = ARCH_NO " pschange-mc-no taa-no avx512ifma sha-ni rdpid fsrm xsaves xfd serialize "
+             "bus-lock-detect tsx-ldtrk amx-bf16 amx-tile amx-int8 avx512-fp16 avx-vnni "
+             "avx512-bf16 fzrm fsrs fsrc" },
 };
 const unsigned cpu_model_def_count = G_N_ELEMENTS(cpu_model_defs);
 

@@ -10,7 +10,7 @@ typedef struct CpuModelDef {
     uint32_t level, xlevel;
     const char *model_id;
     const char *add, *drop;                 /* features, with blanks between */
-    uint16_t l3_mib;                        /* EPYC: of a core complex; 0: as based_on, else generic */
+    uint16_t l3_mib;                        /* EPYC: of a core complex; 0: as based_on */
 } CpuModelDef;
 
 #define CPU_TYPE_SUFFIX "-x86_64-cpu"

@@ -1,6 +1,7 @@
 /*
- * vCPUs in the object tree: types "MODEL-x86_64-cpu" with each feature as a property, and the CPU's state
- * as a state table.  KVM's structures are sent number by number, by the names of the registers.
+ * vCPUs in the object tree: types "MODEL-x86_64-cpu" with each feature as a property, and the CPU's
+ * state as a state table.  KVM's structures are sent number by number, by the names of the
+ * registers.
  */
 #include "src/kvm/cpu-model-int.h"
 #include "src/kvm/state.h"
@@ -258,7 +259,8 @@ static json_object *get_option(Object *obj, const Property *prop)
 static json_object *get_u32(Object *obj, const Property *prop)
 {
     const CpuModel *model = model_of(obj);
-    return json_object_new_int64(model ? *(const uint32_t *)((const char *)model + prop->offset) : 0);
+    const char *base = (const char *)model;
+    return json_object_new_int64(model ? *(const uint32_t *)(base + prop->offset) : 0);
 }
 
 static json_object *get_vendor(Object *obj, const Property *prop)
@@ -362,12 +364,15 @@ static void cpu_finalize(Object *obj)
         cpu->vcpu->object = NULL;
 }
 
-static const Type cpu_type = { .name = "cpu", .abstract = true, .help = "what all CPUs have in common" };
+static const Type cpu_type = {
+    .name = "cpu", .abstract = true, .help = "what all CPUs have in common",
+};
 TYPE_REGISTER(cpu_type)
 
 static Property cpu_props[FEATURE_MAX + G_N_ELEMENTS(fixed_props) + 1];
 static Type x86_type = {
-    .name = "x86_64-cpu", .parent = "cpu", .abstract = true, .help = "what all x86 CPUs have in common",
+    .name = "x86_64-cpu", .parent = "cpu", .abstract = true,
+    .help = "what all x86 CPUs have in common",
     .size = sizeof(CpuObject), .props = cpu_props, .state = &cpu_table, .finalize = cpu_finalize,
 };
 static Type model_types[128];

@@ -1,7 +1,8 @@
 #include "src/kvm/cpu.h"
 #include <glib.h>
 
-/* A level of n things takes the bits that n-1 needs (Intel SDM vol. 3, 9.9.1: widths are rounded up). */
+/* A level of n things takes the bits that n-1 needs (Intel SDM vol. 3, 9.9.1: widths are rounded
+ * up). */
 static unsigned width(unsigned n)
 {
     return n > 1 ? 32 - __builtin_clz(n - 1) : 0;

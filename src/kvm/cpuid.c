@@ -1,6 +1,7 @@
 /*
- * The CPUID table of one vCPU, leaf by leaf: a model's features, the topology, the caches and KVM's own
- * leaves.  Leaves are explained in the Intel SDM (vol. 2, CPUID) and the AMD APM (vol. 3, appendix E).
+ * The CPUID table of one vCPU, leaf by leaf: a model's features, the topology, the caches and KVM's
+ * own leaves.  Leaves are explained in the Intel SDM (vol. 2, CPUID) and the AMD APM (vol. 3,
+ * appendix E).
  */
 #include <cpuid.h>
 #include "src/kvm/cpu-model-int.h"
@@ -25,12 +26,17 @@ typedef struct Cache {
     uint32_t edx;                           /* flags of leaf 4 and 0x8000001D */
 } Cache;
 
+static size_t table_size(unsigned entries)
+{
+    return sizeof(struct kvm_cpuid2) + entries * sizeof(struct kvm_cpuid_entry2);
+}
+
 static void put(Builder *b, uint32_t function, int index, uint32_t a, uint32_t bx, uint32_t c,
                 uint32_t d)
 {
     if (b->table->nent == b->capacity) {
         b->capacity *= 2;
-        b->table = g_realloc(b->table, sizeof(*b->table) + b->capacity * sizeof(b->table->entries[0]));
+        b->table = g_realloc(b->table, table_size(b->capacity));
     }
     b->table->entries[b->table->nent++] = (struct kvm_cpuid_entry2){
         .function = function, .index = MAX(index, 0),
@@ -168,7 +174,8 @@ static void put_leaf_7(Builder *b)
 {
     bool more = word(b, FEAT_7_1_EAX) || word(b, FEAT_7_1_EDX);
     bool most = word(b, FEAT_7_2_EDX);
-    put(b, 7, 0, most ? 2 : more, word(b, FEAT_7_0_EBX), word(b, FEAT_7_0_ECX), word(b, FEAT_7_0_EDX));
+    put(b, 7, 0, most ? 2 : more, word(b, FEAT_7_0_EBX), word(b, FEAT_7_0_ECX),
+        word(b, FEAT_7_0_EDX));
     if (more || most)
         put(b, 7, 1, word(b, FEAT_7_1_EAX), 0, 0, word(b, FEAT_7_1_EDX));
     if (most)
@@ -180,14 +187,14 @@ static void put_host_leaf(Builder *b, uint32_t function)
 {
     for (unsigned i = 0; i < b->host->nent; i++) {
         const struct kvm_cpuid_entry2 *e = &b->host->entries[i];
+        bool indexed = e->flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
         if (e->function == function)
-            put(b, function, e->flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX ? (int)e->index : -1, e->eax,
-                e->ebx, e->ecx, e->edx);
+            put(b, function, indexed ? (int)e->index : -1, e->eax, e->ebx, e->ecx, e->edx);
     }
 }
 
-/* SDM: leaf 0xB tells of threads and cores, 0x1F of dies, too.  Each level gives the shift that leads
- * to the next one's number. */
+/* SDM: leaf 0xB tells of threads and cores, 0x1F of dies, too.  Each level gives the shift that
+ * leads to the next one's number. */
 static void put_topology(Builder *b, uint32_t function, bool dies)
 {
     enum { SMT = 1, CORE = 2, DIE = 5 };
@@ -369,7 +376,7 @@ struct kvm_cpuid2 *cpu_model_table(const CpuModel *model, Kvm *kvm, unsigned ind
     b.package_threads = MAX(smp->threads, 1) * MAX(smp->cores, 1) * MAX(smp->dies, 1);
     b.amd = !strcmp(model->vendor, "AuthenticAMD") || !strcmp(model->vendor, "HygonGenuine");
     b.intel = !b.amd;
-    b.table = g_malloc0(sizeof(*b.table) + b.capacity * sizeof(b.table->entries[0]));
+    b.table = g_malloc0(table_size(b.capacity));
     put_basic(&b);
     put_kvm(&b);
     put_extended(&b);
@@ -387,11 +394,11 @@ bool cpu_model_set_msrs(const CpuModel *model, int vcpu_fd, bool first, GError *
         if (!b.entry.index || !b.entry.data || kvm_ioctl(vcpu_fd, KVM_SET_MSRS, &b) == 1)
             continue;
         if (model->enforce)
-            return fail(error, ERR_UNSUPPORTED, "KVM refuses the features in MSR 0x%x that it offers",
-                        b.entry.index);
+            return fail(error, ERR_UNSUPPORTED,
+                        "KVM refuses the features in MSR 0x%x that it offers", b.entry.index);
         if (first && model->check)
-            warn_report("KVM refuses the features in MSR 0x%x that it offers: the guest does without",
-                        b.entry.index);
+            warn_report("KVM refuses the features in MSR 0x%x that it offers: the guest does "
+                        "without", b.entry.index);
     }
     return true;
 }

@@ -6,9 +6,9 @@
 
 static void put_segment(GString *s, const char *name, const struct kvm_segment *seg)
 {
-    g_string_append_printf(s, "%-4s%04x %016llx %08x type=%u s=%u dpl=%u p=%u l=%u db=%u g=%u\n", name,
-                           seg->selector, seg->base, seg->limit, seg->type, seg->s, seg->dpl,
-                           seg->present, seg->l, seg->db, seg->g);
+    g_string_append_printf(s, "%-4s%04x %016llx %08x type=%u s=%u dpl=%u p=%u l=%u db=%u g=%u\n",
+                           name, seg->selector, seg->base, seg->limit, seg->type, seg->s,
+                           seg->dpl, seg->present, seg->l, seg->db, seg->g);
 }
 
 static void put_general(GString *s, const struct kvm_regs *r)
@@ -38,7 +38,9 @@ static void put_code(GString *s, Vcpu *vcpu, uint64_t linear)
         bool there = vcpu->kvm->memory && kvm_ioctl(vcpu->fd, KVM_TRANSLATE, &t) >= 0 && t.valid;
         uint64_t length = 1;
         memory_read_enter();
-        const uint8_t *p = there ? dma_ptr(vcpu->kvm->memory, t.physical_address, &length, false) : NULL;
+        const uint8_t *p = NULL;
+        if (there)
+            p = dma_ptr(vcpu->kvm->memory, t.physical_address, &length, false);
         there = p != NULL;
         byte = p ? *p : 0;
         memory_read_exit();
@@ -75,8 +77,9 @@ static void describe(Vcpu *vcpu, void *opaque)
     put_segment(s, "TR", &sr.tr);
     g_string_append_printf(s, "GDT=%016llx %04x IDT=%016llx %04x\n", sr.gdt.base, sr.gdt.limit,
                            sr.idt.base, sr.idt.limit);
-    g_string_append_printf(s, "CR0=%08llx CR2=%016llx CR3=%016llx CR4=%08llx EFER=%04llx APICBASE=%08llx\n",
-                           sr.cr0, sr.cr2, sr.cr3, sr.cr4, sr.efer, sr.apic_base);
+    g_string_append_printf(s, "CR0=%08llx CR2=%016llx CR3=%016llx CR4=%08llx\n", sr.cr0, sr.cr2,
+                           sr.cr3, sr.cr4);
+    g_string_append_printf(s, "EFER=%04llx APICBASE=%08llx\n", sr.efer, sr.apic_base);
     put_code(s, vcpu, sr.cs.base + r.rip);
 }
 

@@ -1,6 +1,6 @@
 /*
- * What a vCPU does after KVM_RUN has returned: port and memory accesses, shutdown, and the exits that
- * nothing can follow.
+ * What a vCPU does after KVM_RUN has returned: port and memory accesses, shutdown, and the exits
+ * that nothing can follow.
  */
 #include <stdarg.h>
 #include "src/kvm/kvm-int.h"
@@ -23,8 +23,8 @@ static const char *exit_name(uint32_t reason)
 
 /*
  * An access as the CPU made it.  KVM splits at pages and 8 bytes, so a size that is no power of two
- * is left over from an access across a page boundary: a sequence of bytes to us.  Nobody there: reads
- * are ones, writes are lost.
+ * is left over from an access across a page boundary: a sequence of bytes to us.  Nobody there:
+ * reads are ones, writes are lost.
  */
 static void access_space(AddressSpace *as, Gpa addr, void *data, unsigned size, bool write)
 {
@@ -124,7 +124,8 @@ static bool handle_internal_error(Vcpu *vcpu)
     g_autoptr(GString) data = g_string_new(NULL);
     for (unsigned i = 0; i < MIN(vcpu->run->internal.ndata, 16); i++)
         g_string_append_printf(data, " %llx", vcpu->run->internal.data[i]);
-    vcpu_fail(vcpu, "KVM internal error %u: %s; data:%s", sub, text, data->len ? data->str : " none");
+    vcpu_fail(vcpu, "KVM internal error %u: %s; data:%s", sub, text,
+              data->len ? data->str : " none");
     return false;
 }
 

@@ -1,6 +1,6 @@
 /*
- * Interrupts through KVM: the in-kernel PIC, IOAPIC and PIT ("on"), or LAPICs only ("split"), the table
- * of GSI routes, MSIs and irqfds.
+ * Interrupts through KVM: the in-kernel PIC, IOAPIC and PIT ("on"), or LAPICs only ("split"), the
+ * table of GSI routes, MSIs and irqfds.
  *
  * GSIs 0 … 23 are the IOAPIC's inputs.  With the kernel's IOAPIC the ISA lines among them go to the
  * PIC, too.  In a split irqchip they carry the messages that the userspace IOAPIC would send: KVM
@@ -254,8 +254,8 @@ static bool create_full(KvmIntr *intr, GError **error)
     return r >= 0 || fail_errno(error, -r, "cannot create KVM's interval timer");
 }
 
-/* Kernels wait milliseconds for an SRCU grace period when memory slots come after the devices of the
- * chips, and microseconds the other way round: so the first vCPU brings the chips along. */
+/* Kernels wait milliseconds for an SRCU grace period when memory slots come after the devices of
+ * the chips, and microseconds the other way round: so the first vCPU brings the chips along. */
 bool kvm_intr_create(KvmIntr *intr, GError **error)
 {
     return !intr || intr->created || create_full(intr, error);

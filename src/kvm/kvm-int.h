@@ -1,8 +1,8 @@
 /*
  * What the files of the accelerator share.
  *
- * Locks: the VM lock, then kvm->mutex.  kvm->mutex guards who runs; it is never held in KVM_RUN, in a
- * device, or while the VM lock is waited for.
+ * Locks: the VM lock, then kvm->mutex.  kvm->mutex guards who runs; it is never held in KVM_RUN, in
+ * a device, or while the VM lock is waited for.
  */
 #pragma once
 #include <linux/kvm.h>
@@ -65,7 +65,7 @@ struct Vcpu {
     GCond wake;
     GQueue work;
     bool parked;                            /* not running until told so */
-    bool waiting;                           /* reset, failed or halted for good: until the next start */
+    bool waiting;                           /* reset, failed or halted: until the next start */
     bool quit;
 };
 
@@ -76,8 +76,8 @@ int kvm_ioctl(int fd, unsigned long request, void *arg);
 KvmSlots *kvm_slots_new(Kvm *kvm);
 void kvm_slots_free(KvmSlots *slots);
 void kvm_slots_attach(KvmSlots *slots);
-/* Makes KVM's slots as the map is.  While vCPUs run that is so after each commit; before anything else
- * that needs guest memory it must be called.  NULL is fine.  VM lock. */
+/* Makes KVM's slots as the map is.  While vCPUs run that is so after each commit; before anything
+ * else that needs guest memory it must be called.  NULL is fine.  VM lock. */
 void kvm_slots_apply(KvmSlots *slots);
 
 /* irq.c */
@@ -124,5 +124,6 @@ const struct kvm_cpuid2 *kvm_supported_cpuid(Kvm *kvm, GError **error);
 struct kvm_cpuid2 *cpu_model_table(const CpuModel *model, Kvm *kvm, unsigned index,
                                    const SmpTopology *smp, GError **error);
 unsigned cpu_model_phys_bits(const CpuModel *model);
-/* Sets the feature MSRs.  Some hosts (PVM) offer more than they take: an error with "enforce" only. */
+/* Sets the feature MSRs.  Some hosts (PVM) offer more than they take: that is an error with
+ * "enforce" only. */
 bool cpu_model_set_msrs(const CpuModel *model, int vcpu_fd, bool first, GError **error);

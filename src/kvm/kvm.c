@@ -8,8 +8,9 @@
 #include "src/kvm/kvm-int.h"
 
 /*
- * Intel CPUs without "unrestricted guest" need four pages that the guest does not use: one of identity
- * map and three of TSS.  They go below the 16 MiB that end at 4 GiB, where the largest flash lies.
+ * Intel CPUs without "unrestricted guest" need four pages that the guest does not use: one of
+ * identity map and three of TSS.  They go below the 16 MiB that end at 4 GiB, where the largest
+ * flash lies.
  */
 #define IDENTITY_MAP_ADDR 0xfeffc000ull
 #define TSS_ADDR (IDENTITY_MAP_ADDR + 0x1000)
@@ -61,8 +62,8 @@ static int open_device(GError **error)
     int err = errno;
     fail_errno(error, err, "cannot open /dev/kvm");
     if (err == ENOENT)
-        error_hint(error, "load the module 'kvm-intel' or 'kvm-amd', and check that virtualization is "
-                          "enabled in the firmware");
+        error_hint(error, "load the module 'kvm-intel' or 'kvm-amd', and check that virtualization "
+                          "is enabled in the firmware");
     else if (err == EACCES || err == EPERM)
         error_hint(error, "add the user to the group 'kvm', or give it access to /dev/kvm");
     return -1;

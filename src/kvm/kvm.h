@@ -70,8 +70,8 @@ Object *vcpu_object(const Vcpu *vcpu);     /* in the tree; NULL before kvm_add_o
 
 /* The whole state of a stopped vCPU (regs, sregs2, xsave2, xcrs, msrs, lapic, events, debugregs,
  * mp_state) and of the VM (irqchip, PIT, clock), as state tables see it: the vCPUs' objects
- * of type "MODEL-x86_64-cpu" at /machine/unattached/device[N], with the properties that libvirt reads,
- * and one of type "kvm-vm" at /machine/kvm, whose tables call KVM_GET/SET. */
+ * of type "MODEL-x86_64-cpu" at /machine/unattached/device[N], with the properties that libvirt
+ * reads, and one of type "kvm-vm" at /machine/kvm, whose tables call KVM_GET/SET. */
 bool kvm_add_objects(Kvm *kvm, Object *machine, GError **error);
 
 /* Facts for query-kvm and errors. */

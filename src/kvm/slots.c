@@ -1,11 +1,12 @@
 /*
  * KVM's view of the memory map: memory slots for RAM and ROM, ioeventfds, coalesced MMIO, and the
- * fetching of dirty bits.  Follows the memory address space and the I/O address space as a listener of
- * each.
+ * fetching of dirty bits.  Follows the memory address space and the I/O address space as a listener
+ * of each.
  *
- * Changes are collected.  They are applied at the commit while vCPUs run, and else when they start: what
- * a board does to its map while it is set up or reset costs one change, or none if it ends as it was.
- * While a slot is replaced no vCPU runs: a split of RAM would else look to the guest like a hole in it.
+ * Changes are collected.  They are applied at the commit while vCPUs run, and else when they start:
+ * what a board does to its map while it is set up or reset costs one change, or none if it ends as
+ * it was. While a slot is replaced no vCPU runs: a split of RAM would else look to the guest like a
+ * hole in it.
  */
 #include <errno.h>
 #include "src/kvm/kvm-int.h"
@@ -123,8 +124,8 @@ static void report_dirty(const Slot *slot)
 }
 
 /*
- * KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: the get leaves pages writable, and the clear protects those whose
- * bits were taken.  The clear comes before anyone reads the pages, so no write is missed.
+ * KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: the get leaves pages writable, and the clear protects those
+ * whose bits were taken.  The clear comes before anyone reads the pages, so no write is missed.
  */
 static void slot_sync(KvmSlots *s, Slot *slot)
 {
@@ -326,8 +327,8 @@ static void set_ioeventfd(KvmSlots *s, const FlatIoeventfd *e, unsigned flags)
         .flags = flags | (e->match ? KVM_IOEVENTFD_FLAG_DATAMATCH : 0),
     };
     int r = kvm_ioctl(s->kvm->vm_fd, KVM_IOEVENTFD, &arg);
-    TRACE(kvm_ioeventfd, "addr 0x%llx len %u fd %d flags %u: %d", arg.addr, arg.len, arg.fd, arg.flags,
-          r);
+    TRACE(kvm_ioeventfd, "addr 0x%llx len %u fd %d flags %u: %d", arg.addr, arg.len, arg.fd,
+          arg.flags, r);
     if (r < 0)
         warn_report("KVM_IOEVENTFD at 0x%" G_GINT64_MODIFIER "x: %s", e->addr, g_strerror(-r));
 }

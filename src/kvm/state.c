@@ -124,7 +124,8 @@ static bool set_msrs(Vcpu *vcpu, const GArray *msrs, GError **error)
     for (unsigned next = 0; next < msrs->len;) {
         unsigned n = MIN(msrs->len - next, MSR_BATCH);
         b->head.nmsrs = n;
-        memcpy(b->entries, &g_array_index(msrs, struct kvm_msr_entry, next), n * sizeof(b->entries[0]));
+        memcpy(b->entries, &g_array_index(msrs, struct kvm_msr_entry, next),
+               n * sizeof(b->entries[0]));
         int done = MAX(kvm_ioctl(vcpu->fd, KVM_SET_MSRS, b), 0);
         if (done < (int)n && !msr_is(vcpu, &b->entries[done]))
             return fail(error, ERR_UNSUPPORTED,
@@ -144,7 +145,8 @@ bool cpu_state_get(Vcpu *vcpu, CpuState *state, GError **error)
     if (r >= 0 && (what = "special registers"))
         r = get_sregs(vcpu, &state->sregs);
     if (r >= 0 && (what = "XSAVE area"))
-        r = kvm_ioctl(vcpu->fd, vcpu->kvm->xsave_size ? KVM_GET_XSAVE2 : KVM_GET_XSAVE, state->xsave);
+        r = kvm_ioctl(vcpu->fd, vcpu->kvm->xsave_size ? KVM_GET_XSAVE2 : KVM_GET_XSAVE,
+                      state->xsave);
     if (r >= 0 && (what = "XCRs"))
         r = kvm_ioctl(vcpu->fd, KVM_GET_XCRS, &state->xcrs);
     if (r >= 0 && vcpu->kvm->irqchip != KVM_IRQCHIP_OFF && (what = "LAPIC"))
@@ -248,12 +250,12 @@ enum {
 #define CR0_PG (1u << 31)
 
 /*
- * What firmware does on every CPU and a kernel counts on (Linux gives up PAT without it): all memory is
- * write-back but the hole below 4 GiB where devices are (SDM vol. 3, 11.11).
+ * What firmware does on every CPU and a kernel counts on (Linux gives up PAT without it): all
+ * memory is write-back but the hole below 4 GiB where devices are (SDM vol. 3, 11.11).
  */
 static void set_mtrrs(Vcpu *vcpu)
 {
-    enum { PHYSBASE0 = 0x200, PHYSMASK0 = 0x201, DEF_TYPE = 0x2ff, WRITE_BACK = 6, ENABLE = 1 << 11 };
+    enum { PHYSBASE0 = 0x200, PHYSMASK0, DEF_TYPE = 0x2ff, WRITE_BACK = 6, ENABLE = 1 << 11 };
     const uint64_t hole = 0xc0000000, size = GiB;
     struct {
         struct kvm_msrs head;

@@ -1,10 +1,10 @@
 /*
  * vCPU threads: each is in KVM_RUN, or handles an exit, or is parked.
  *
- * Who wants a vCPU out of KVM_RUN sets, under kvm->mutex, what it wants and run->immediate_exit, and
- * sends the kick signal if the thread is inside.  KVM_RUN then completes the I/O of the last exit and
- * returns EINTR; only there does the thread look at what is wanted, so a parked vCPU never has half an
- * instruction pending.
+ * Who wants a vCPU out of KVM_RUN sets, under kvm->mutex, what it wants and run->immediate_exit,
+ * and sends the kick signal if the thread is inside.  KVM_RUN then completes the I/O of the last
+ * exit and returns EINTR; only there does the thread look at what is wanted, so a parked vCPU never
+ * has half an instruction pending.
  *
  * kvm_block is stronger and shorter: nobody is in KVM_RUN, not even to complete an instruction.
  */
@@ -217,8 +217,8 @@ static bool all_parked(const Kvm *kvm)
 }
 
 /*
- * A stopped guest's clock stands still.  The guest is told (KVM_KVMCLOCK_CTRL), so that its watchdogs do
- * not take the pause for a lockup; EINVAL says that it uses no kvmclock.
+ * A stopped guest's clock stands still.  The guest is told (KVM_KVMCLOCK_CTRL), so that its
+ * watchdogs do not take the pause for a lockup; EINVAL says that it uses no kvmclock.
  */
 static void clock_stop(Kvm *kvm)
 {
@@ -315,8 +315,8 @@ static void vcpu_free(Vcpu *vcpu)
     g_free(vcpu);
 }
 
-/* Made with all signals blocked but the kick, so that the others find the main thread.  Nobody waits
- * until the host has time for it: that is done where it matters. */
+/* Made with all signals blocked but the kick, so that the others find the main thread.  Nobody
+ * waits until the host has time for it: that is done where it matters. */
 static void start_thread(Vcpu *vcpu)
 {
     Kvm *kvm = vcpu->kvm;
@@ -340,6 +340,12 @@ Vcpu *kvm_vcpu_new(Kvm *kvm, unsigned index, uint32_t apic_id, const SmpTopology
     if (index > 0 && kvm->irqchip == KVM_IRQCHIP_OFF) {
         fail(error, ERR_UNSUPPORTED, "several CPUs need KVM's LAPICs to start one another");
         error_hint(error, "use kernel-irqchip=on or split");
+        return NULL;
+    }
+    if (apic_id >= 0xff) {                  /* 0xff is the broadcast (SDM vol. 3, 10.6.2.1) */
+        fail(error, ERR_UNSUPPORTED, "vCPU %u would have APIC id %u: 254 is the last", index,
+             apic_id);
+        error_hint(error, "use fewer CPUs, or numbers of cores and threads that are powers of two");
         return NULL;
     }
     if (index == 0)
@@ -420,7 +426,8 @@ bool vcpu_halted(Vcpu *vcpu)
     return halted;
 }
 
-/* Through LINT1, as the board's NMI pin is wired: if the guest has set it to NMI (SDM vol. 3, 10.5.1). */
+/* Through LINT1, as the board's NMI pin is wired: if the guest has set it to NMI (SDM vol. 3,
+ * 10.5.1). */
 static void inject_nmi(Vcpu *vcpu, void *opaque)
 {
     enum { LVT_LINT1 = 0x360, DELIVERY_MODE = 7 << 8, DELIVERY_NMI = 4 << 8, MASKED = 1 << 16 };

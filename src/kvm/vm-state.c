@@ -90,12 +90,20 @@ static bool vm_has_chips(void *obj)
     return has_chips(((KvmVm *)obj)->kvm);
 }
 
+static const struct {
+    const char *name;
+    size_t size;
+} chips[KVM_NR_IRQCHIPS] = {
+    [KVM_IRQCHIP_PIC_MASTER] = { "pic_master", sizeof(struct kvm_pic_state) },
+    [KVM_IRQCHIP_PIC_SLAVE] = { "pic_slave", sizeof(struct kvm_pic_state) },
+    [KVM_IRQCHIP_IOAPIC] = { "ioapic", sizeof(struct kvm_ioapic_state) },
+};
+
 static void save_chips(void *obj, StateWriter *w)
 {
     VmState *s = ((KvmVm *)obj)->state;
-    state_put_bytes(w, "pic_master", &s->chip[KVM_IRQCHIP_PIC_MASTER].chip, sizeof(struct kvm_pic_state));
-    state_put_bytes(w, "pic_slave", &s->chip[KVM_IRQCHIP_PIC_SLAVE].chip, sizeof(struct kvm_pic_state));
-    state_put_bytes(w, "ioapic", &s->chip[KVM_IRQCHIP_IOAPIC].chip, sizeof(struct kvm_ioapic_state));
+    for (unsigned i = 0; i < KVM_NR_IRQCHIPS; i++)
+        state_put_bytes(w, chips[i].name, &s->chip[i].chip, chips[i].size);
     state_put_bytes(w, "pit", &s->pit, sizeof(s->pit));
 }
 
@@ -111,13 +119,10 @@ static bool get_exactly(StateReader *r, const char *name, void *data, size_t len
 static bool load_chips(void *obj, StateReader *r, GError **error)
 {
     VmState *s = ((KvmVm *)obj)->state;
-    return get_exactly(r, "pic_master", &s->chip[KVM_IRQCHIP_PIC_MASTER].chip,
-                       sizeof(struct kvm_pic_state), error) &&
-           get_exactly(r, "pic_slave", &s->chip[KVM_IRQCHIP_PIC_SLAVE].chip,
-                       sizeof(struct kvm_pic_state), error) &&
-           get_exactly(r, "ioapic", &s->chip[KVM_IRQCHIP_IOAPIC].chip, sizeof(struct kvm_ioapic_state),
-                       error) &&
-           get_exactly(r, "pit", &s->pit, sizeof(s->pit), error);
+    for (unsigned i = 0; i < KVM_NR_IRQCHIPS; i++)
+        if (!get_exactly(r, chips[i].name, &s->chip[i].chip, chips[i].size, error))
+            return false;
+    return get_exactly(r, "pit", &s->pit, sizeof(s->pit), error);
 }
 
 static void save_clock(void *obj, StateWriter *w)

@@ -170,7 +170,8 @@ void guest_free(Guest *g)
 
 /* ---- running it ---- */
 
-/* Four gigabytes one to one in pages of 2 MiB; code and data segments as BOOT_LONG64 selects them. */
+/* Four gigabytes one to one in pages of 2 MiB; code and data segments as BOOT_LONG64 selects them.
+ * */
 static void make_tables(Guest *g)
 {
     uint64_t *pml4 = guest_ram(g, PML4), *pdpt = guest_ram(g, PDPT), *pd = guest_ram(g, PD);

@@ -1,6 +1,6 @@
 /*
- * A guest of ours without a machine: RAM, a few ports and registers, vCPUs, and a payload that is run
- * until it writes its result to the end port.
+ * A guest of ours without a machine: RAM, a few ports and registers, vCPUs, and a payload that is
+ * run until it writes its result to the end port.
  */
 #pragma once
 #include "tests/test.h"

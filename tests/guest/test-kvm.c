@@ -380,7 +380,8 @@ typedef struct DirtyTest {
     bool drained;
 } DirtyTest;
 
-/* The guest asks for its next page; when none is left it ends, so it asks only when there is one. */
+/* The guest asks for its next page; when none is left it ends, so it asks only when there is one.
+ * */
 static uint32_t next_page(Guest *g, uint64_t offset, unsigned size)
 {
     DirtyTest *t = g->opaque;

@@ -136,7 +136,8 @@ START_TEST(definitions_and_expansion)
     for (unsigned i = 0; i < json_object_array_length(list); i++) {
         json_object *d = json_object_array_get_idx(list, i), *v;
         ck_assert(json_object_object_get_ex(d, "typename", &v));
-        ck_assert_msg(type_find(json_object_get_string(v)) != NULL, "%s", json_object_get_string(v));
+        const char *type = json_object_get_string(v);
+        ck_assert_msg(type_find(type) != NULL, "%s", type);
         ck_assert(json_object_object_get_ex(d, "unavailable-features", &v));
     }
     g_autoptr(json_object) props = json_object_new_object();

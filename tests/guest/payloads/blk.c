@@ -1,6 +1,6 @@
 /*
- * virtio-blk over PCI (virtio 1.2), interrupts by MSI-X: reads the first sectors and checks what the test
- * put there, writes others, and reads them back.  Runs on a board only.
+ * virtio-blk over PCI (virtio 1.2), interrupts by MSI-X: reads the first sectors and checks what
+ * the test put there, writes others, and reads them back.  Runs on a board only.
  */
 #include "guest.h"
 

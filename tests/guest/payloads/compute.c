@@ -1,4 +1,5 @@
-/* A long computation that tells of its progress, so that it can be stopped and moved in the middle. */
+/* A long computation that tells of its progress, so that it can be stopped and moved in the middle.
+ * */
 #include "guest.h"
 
 enum { STEPS = 200, INNER = 500 };

@@ -1,4 +1,5 @@
-/* CPUID of the leaves that the harness lists at 2 MiB: function, index, then eax … edx are filled in. */
+/* CPUID of the leaves that the harness lists at 2 MiB: function, index, then eax … edx are filled
+ * in. */
 #include "guest.h"
 
 typedef struct Leaf {

@@ -78,7 +78,8 @@ void end(uint32_t result)
         asm volatile("cli; hlt");
 }
 
-/* struct hvm_start_info (xen/arch-x86/hvm/start_info.h): the command line's address is at byte 24. */
+/* struct hvm_start_info (xen/arch-x86/hvm/start_info.h): the command line's address is at byte 24.
+ * */
 static uint64_t argument_of(const void *start_info)
 {
     uint64_t n = 0;

@@ -56,8 +56,8 @@ static inline void ioapic_route(unsigned pin, uint64_t entry)
     MMIO(uint32_t, IOAPIC + 0x10) = entry;
 }
 
-/* Does not return: the harness gets the number and stops the guest; on a board the number is printed
- * ("END 600d") and the guest asks for a reset. */
+/* Does not return: the harness gets the number and stops the guest; on a board the number is
+ * printed ("END 600d") and the guest asks for a reset. */
 void end(uint32_t result) __attribute__((noreturn));
 void print(const char *text);               /* on the first serial port */
 void print_hex(uint32_t value);

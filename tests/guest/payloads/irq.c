@@ -1,4 +1,5 @@
-/* Interrupts: IOAPIC edge (64) and level (65), MSI (66), MSI by irqfd (67); asked for by DATA_PORT. */
+/* Interrupts: IOAPIC edge (64) and level (65), MSI (66), MSI by irqfd (67); asked for by DATA_PORT.
+ * */
 #include "guest.h"
 
 enum { LEVEL = 1 << 15, EDGE_PIN = 5, LEVEL_PIN = 18, ROUNDS = 3 };

@@ -1,6 +1,6 @@
 /*
- * Level interrupts as eventfds see them.  Argument 0: IOAPIC pin 18, kept high until the harness hears of
- * the EOI.  1: a level message, as a userspace IOAPIC sends it.
+ * Level interrupts as eventfds see them.  Argument 0: IOAPIC pin 18, kept high until the harness
+ * hears of the EOI.  1: a level message, as a userspace IOAPIC sends it.
  */
 #include "guest.h"
 

@@ -1,7 +1,7 @@
 /*
- * Entry of the test guests.  Two ways in: at start64 in long mode with memory mapped one to one (the
- * test harness; e_entry), or at pvh_start in flat 32-bit mode with EBX at a hvm_start_info (a VMM's
- * -kernel, by the PVH note).  Both call guest_entry(start_info or 0, argument).
+ * Entry of the test guests.  Two ways in: at start64 in long mode with memory mapped one to one
+ * (the test harness; e_entry), or at pvh_start in flat 32-bit mode with EBX at a hvm_start_info (a
+ * VMM's -kernel, by the PVH note).  Both call guest_entry(start_info or 0, argument).
  */
     .section .note.pvh, "a", @note
     .align 4
@@ -90,7 +90,8 @@ start64:
     call guest_entry
     jmp 3b
 
-/* An application processor: real mode at 0x8000 (SIPI vector 8), where guest code has copied this. */
+/* An application processor: real mode at 0x8000 (SIPI vector 8), where guest code has copied this.
+ * */
     .code16
     .globl ap_start, ap_end
 ap_start:
