@@ -265,7 +265,7 @@ static void run_call(void *opaque)
     Call *call = opaque;
     call->fn(call->opaque);
     g_mutex_lock(&call->mutex);
-    call->done = true;
+    __atomic_store_n(&call->done, true, __ATOMIC_RELEASE);   /* for ThreadSanitizer, blind to GLib */
     g_cond_signal(&call->cond);
     g_mutex_unlock(&call->mutex);
 }
@@ -282,7 +282,7 @@ void loop_call(Loop *loop, LoopFn *fn, void *opaque)
     loop_bh_init(&call.bh, loop, run_call, &call);
     loop_bh_schedule(&call.bh);
     g_mutex_lock(&call.mutex);
-    while (!call.done)
+    while (!__atomic_load_n(&call.done, __ATOMIC_ACQUIRE))
         g_cond_wait(&call.cond, &call.mutex);
     g_mutex_unlock(&call.mutex);
     g_mutex_clear(&call.mutex);

@@ -560,16 +560,27 @@ uint16_t test_queue_add(TestQueue *q, const TestBuffer *b, unsigned n, bool indi
     return q->packed ? add_packed(q, b, n, extra) : add_split(q, b, n, extra);
 }
 
+/* Both sides touch these at any time. */
+static uint16_t shared16(const uint8_t *p)
+{
+    return __atomic_load_n((const uint16_t *)p, __ATOMIC_SEQ_CST);
+}
+
+static void set_shared16(uint8_t *p, uint16_t value)
+{
+    __atomic_store_n((uint16_t *)p, value, __ATOMIC_SEQ_CST);
+}
+
 static bool wants_kick(TestQueue *q)
 {
     const uint8_t *device = ring(q, q->device);
 
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     if (q->packed) {
-        unsigned flags = ld_le16(device + 2) & 3;
+        unsigned flags = shared16(device + 2) & 3;
         if (flags != VRING_PACKED_EVENT_FLAG_DESC)
             return flags == VRING_PACKED_EVENT_FLAG_ENABLE;
-        uint16_t off = ld_le16(device) & 0x7fff, wrap = ld_le16(device) >> 15, now = q->avail;
+        uint16_t off = shared16(device) & 0x7fff, wrap = shared16(device) >> 15, now = q->avail;
         uint16_t old = q->kicked_at;
         if (wrap != q->avail_wrap)
             off -= q->size;
@@ -578,8 +589,8 @@ static bool wants_kick(TestQueue *q)
         return (uint16_t)(now - off - 1) < (uint16_t)(now - old);
     }
     if (!q->event_idx)
-        return !(ld_le16(device) & VRING_USED_F_NO_NOTIFY);
-    uint16_t event = ld_le16(device + 4 + 8 * q->size);
+        return !(shared16(device) & VRING_USED_F_NO_NOTIFY);
+    uint16_t event = shared16(device + 4 + 8 * q->size);
     return (uint16_t)(q->avail - event - 1) < (uint16_t)(q->avail - q->kicked_at);
 }
 
@@ -623,7 +634,7 @@ bool test_queue_poll(TestQueue *q, uint16_t *id, uint32_t *len)
     *len = ld_le32(element + 4);
     q->used++;
     if (q->event_idx)
-        st_le16(ring(q, q->driver) + 4 + 2 * q->size, q->used);
+        set_shared16(ring(q, q->driver) + 4 + 2 * q->size, q->used);
     return true;
 }
 
@@ -638,10 +649,10 @@ void test_queue_set_used_event(TestQueue *q, unsigned n)
             at -= q->size;
             wrap = !wrap;
         }
-        st_le16(driver, at | wrap << 15);
-        st_le16(driver + 2, VRING_PACKED_EVENT_FLAG_DESC);
+        set_shared16(driver, at | wrap << 15);
+        set_shared16(driver + 2, VRING_PACKED_EVENT_FLAG_DESC);
     } else {
-        st_le16(driver + 4 + 2 * q->size, q->used + n);
+        set_shared16(driver + 4 + 2 * q->size, q->used + n);
     }
 }
 
