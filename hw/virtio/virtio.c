@@ -285,9 +285,10 @@ static bool legacy_features_acceptable(VirtioDevice *vdev)
     return !vdev_ops(vdev)->set_features || vdev_ops(vdev)->set_features(vdev, vdev->guest_features);
 }
 
+/* What was accepted stays until a reset, also by a legacy driver. */
 void virtio_set_guest_features(VirtioDevice *vdev, uint64_t features)
 {
-    if (!(vdev->status & VIRTIO_STATUS_FEATURES_OK))
+    if (!(vdev->status & (VIRTIO_STATUS_FEATURES_OK | VIRTIO_STATUS_DRIVER_OK)))
         vdev->guest_features = features;
 }
 
