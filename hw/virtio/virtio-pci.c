@@ -501,9 +501,14 @@ static const StateField virtio_pci_fields[] = {
 static const StateTable virtio_pci_state = { .fields = virtio_pci_fields,
                                              .post_load = virtio_pci_post_load };
 
+#define DISABLE_LEGACY(value)                                                                      \
+    PROP_OF("disable-legacy", VirtioPci, disable_legacy, prop_on_off_auto, .def.i = (value),       \
+            .help = "no legacy (virtio 0.9) interface")
+const Property virtio_pci_non_transitional_props[] = { DISABLE_LEGACY(ON_OFF_ON), {} };
+const Property virtio_pci_transitional_props[] = { DISABLE_LEGACY(ON_OFF_OFF), {} };
+
 static const Property virtio_pci_props[] = {
-    PROP_OF("disable-legacy", VirtioPci, disable_legacy, prop_on_off_auto,
-            .help = "no legacy (virtio 0.9) interface"),
+    DISABLE_LEGACY(ON_OFF_AUTO),
     PROP("disable-modern", VirtioPci, disable_modern, .help = "no virtio 1 interface"),
     PROP("vectors", VirtioPci, vectors, .def.u = UINT32_MAX,
          .help = "MSI-X vectors; 0: none; by default one a queue and one more"),

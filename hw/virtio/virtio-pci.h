@@ -4,8 +4,8 @@
  *     VIRTIO_PCI_REGISTER(virtio_rng_pci, "virtio-rng-pci", "virtio entropy device",
  *                         .device = "virtio-rng-device", .pci.class_code = 0x00ff00, …);
  *
- * in the device's own file.  The type NAME-non-transitional, under which management programs look for
- * devices that need no legacy interface, comes with it.
+ * in the device's own file.  The types NAME-non-transitional and NAME-transitional, by which management
+ * programs choose whether there is a legacy interface, come with it.
  */
 #pragma once
 #include "hw/pci/pci.h"
@@ -21,6 +21,13 @@ typedef struct VirtioPciInfo {
 void virtio_pci_config_reading(PciDevice *dev, unsigned offset, unsigned size);
 void virtio_pci_config_written(PciDevice *dev, unsigned offset, unsigned size);
 
+/* disable-legacy with another default. */
+extern const Property virtio_pci_non_transitional_props[], virtio_pci_transitional_props[];
+#define VIRTIO_PCI_VARIANT(var, name_, suffix, help_, props_)                                      \
+    static const Type var = { .name = name_ suffix, .parent = name_, .help = help_,                \
+                              .user_creatable = true, .props = props_ };                           \
+    TYPE_REGISTER(var)
+
 #define VIRTIO_PCI_REGISTER(var, name_, help_, ...)                                                \
     static const VirtioPciInfo var##_info = {                                                      \
         .pci = { .express = true, .config_reading = virtio_pci_config_reading,                     \
@@ -30,8 +37,7 @@ void virtio_pci_config_written(PciDevice *dev, unsigned offset, unsigned size);
     static const Type var = { .name = (name_), .parent = "virtio-pci", .help = (help_),            \
                               .user_creatable = true, .ops = &var##_info };                        \
     TYPE_REGISTER(var)                                                                             \
-    static const Type var##_non_transitional = { .name = name_ "-non-transitional",                \
-                                                 .parent = name_,                                  \
-                                                 .help = help_ ", virtio 1 only",                  \
-                                                 .user_creatable = true };                         \
-    TYPE_REGISTER(var##_non_transitional)
+    VIRTIO_PCI_VARIANT(var##_non_transitional, name_, "-non-transitional",                         \
+                       help_ ", virtio 1 only", virtio_pci_non_transitional_props)                 \
+    VIRTIO_PCI_VARIANT(var##_transitional, name_, "-transitional",                                 \
+                       help_ ", both interfaces", virtio_pci_transitional_props)

@@ -7,6 +7,8 @@ static const struct {
     { "pc-q35-1.0", "", ",hpet=on" },
     { "isa-debugcon", "-chardev null,id=c0", ",chardev=c0" },
     { "virtio-blk-pci", "-blockdev null-co,node-name=d0,size=1M", ",drive=d0" },
+    { "virtio-blk-pci-non-transitional", "-blockdev null-co,node-name=d0,size=1M", ",drive=d0" },
+    { "virtio-blk-pci-transitional", "-blockdev null-co,node-name=d0,size=1M", ",drive=d0" },
 };
 
 static void collect_device(const Type *type, void *types)

@@ -1,7 +1,7 @@
 /* What a QMP client sends, up to the commands: JSON values in a stream that comes in pieces, and
  * their way into the C types of the schema and back. */
 #include "monitor/jsonstream.h"
-#include "monitor/schema/marshal.h"
+#include "schema/types.h"
 #include "tests/fuzz/fuzz.h"
 
 /* Every event's data is a struct of the schema; together they have all kinds of members. */
@@ -14,6 +14,17 @@ static void try_types(json_object *value)
             continue;
         json_object_put(qmp_build_struct(e->data, data));
         qmp_clear_struct(e->data, data);
+    }
+    /* Unions, alternates and arrays are in what commands take and give. */
+    static const QmpType *const types[] = { &qmp_type_blockdev_options, &qmp_type_chardev_backend,
+                                            &qmp_type_schema_info, &qmp_type_cpu_model_info };
+    for (size_t i = 0; i < G_N_ELEMENTS(types); i++) {
+        void *place = NULL;
+
+        if (!qmp_parse(types[i], value, "member", &place, NULL))
+            continue;
+        json_object_put(qmp_build(types[i], &place));
+        qmp_clear(types[i], &place);
     }
 }
 
