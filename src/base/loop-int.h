@@ -33,7 +33,7 @@ struct LoopFd {
 };
 
 struct LoopPoll {
-    Loop *loop;                /* NULL: removed, freed by the loop */
+    Loop *loop;
     bool (*fn)(void *opaque);
     void (*begin)(void *opaque);
     bool (*end)(void *opaque);

@@ -381,7 +381,7 @@ void loop_set_poll_params(Loop *loop, LoopPollParams params)
     loop->poll_ns = 0;
 }
 
-/* Hooks may remove themselves or others: the array is read anew at each step. */
+/* Hooks may remove themselves or others: the array is read anew at each step, here and below. */
 static void begin_polling(Loop *loop)
 {
     for (unsigned i = 0; i < loop->polls->len; i++) {
