@@ -7,7 +7,7 @@
 
 typedef struct Q35Machine {
     Machine m;                              /* first: a Q35Machine * is a Machine * */
-    bool i8042, graphics;                   /* properties */
+    bool i8042;                             /* properties */
     int acpi;                               /* OnOffAuto */
     uint64_t max_ram_below_4g;
     uint64_t ram_below_4g, ram_above_4g;    /* bytes */
