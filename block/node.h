@@ -88,7 +88,6 @@ struct BlockGraph {
     GPtrArray *nodes;                      /* of BlockNode, in order of making */
     GPtrArray *users;                      /* of BlockUser */
     unsigned next_name;
-    unsigned next_drive;
 };
 
 /* A thread's counters of a user. */

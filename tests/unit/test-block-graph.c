@@ -112,13 +112,29 @@ START_TEST(deep_graphs_are_refused)
 {
     TestRoot t = test_root();
     GError *error = NULL;
+    BlockNode *node, *top = NULL;
+    BlockUser *user;
+    char data[512] = "x";
     int depth = 1;
 
-    ck_assert_ptr_nonnull(test_open(t.graph, &error, "null-co,node-name=n1"));
-    while (test_open(t.graph, &error, "raw,node-name=n%d,file=n%d", depth + 1, depth))
+    ck_assert_ptr_nonnull(test_open(t.graph, &error, "null-co,node-name=n1,read-zeroes=on"));
+    while ((node = test_open(t.graph, &error, "raw,node-name=n%d,file=n%d,offset=512,discard=unmap",
+                             depth + 1, depth))) {
+        top = node;
         depth++;
+    }
     assert_error(&error, "on top of each other");
     ck_assert_int_gt(depth, 64);
+    /* A request goes all the way down on its coroutine's stack. */
+    user = block_user_new(top, "deep", BLOCK_PERM_READ | BLOCK_PERM_WRITE, BLOCK_PERM_ALL, &error);
+    assert_no_error(error);
+    ck_assert_int_eq(test_request(user, OP_READ, 0, data, sizeof(data), 0), 0);
+    ck_assert_int_eq(data[0], 0);
+    ck_assert_int_eq(test_request(user, OP_WRITE, 0, data, sizeof(data), BLOCK_FUA), 0);
+    ck_assert_int_eq(test_request(user, OP_ZERO, 0, NULL, sizeof(data), 0), 0);
+    ck_assert_int_eq(test_request(user, OP_DISCARD, 0, NULL, sizeof(data), 0), 0);
+    ck_assert_int_eq(test_request(user, OP_FLUSH, 0, NULL, 0, 0), 0);
+    block_user_free(user);
     test_root_free(&t);
 }
 END_TEST
