@@ -484,6 +484,16 @@ START_TEST(trace_events)
 }
 END_TEST
 
+/* Handlers pass these between the machine and the schema as numbers. */
+START_TEST(words_are_in_the_same_order)
+{
+    for (int i = 0; i < QMP_RUN_STATE__COUNT; i++)
+        ck_assert_str_eq(run_state_words[i], qmp_run_state_words[i]);
+    for (int i = 0; i < QMP_WATCHDOG_ACTION__COUNT; i++)
+        ck_assert_str_eq(watchdog_action_words[i], qmp_watchdog_action_words[i]);
+}
+END_TEST
+
 /* ---- the monitor for people ---- */
 
 static void check_hmp(Session *s, const char *line, const char *want)
@@ -542,6 +552,7 @@ static void add_tests(TCase *tc)
     tcase_add_test(tc, block_drivers_and_schema_agree);
     tcase_add_test(tc, character_devices);
     tcase_add_test(tc, trace_events);
+    tcase_add_test(tc, words_are_in_the_same_order);
     tcase_add_test(tc, lines_for_people);
     tcase_add_test(tc, every_info_runs);
 }
