@@ -155,6 +155,18 @@ START_TEST(identity)
 }
 END_TEST
 
+START_TEST(types_by_name)
+{
+    TestVm *vm = test_vm_new();
+    PciDevice *with = test_device(vm, "virtio-rng-pci-transitional");
+    PciDevice *without = test_device(vm, "virtio-rng-pci-non-transitional");
+
+    ck_assert_uint_eq(pci_config_read(with, PCI_DEVICE_ID, 2), 0x1005);
+    ck_assert_uint_eq(pci_config_read(without, PCI_DEVICE_ID, 2), 0x1044);
+    test_vm_free(vm);
+}
+END_TEST
+
 /* A transitional device serves a driver of virtio 1, too. */
 START_TEST(modern_beside_it)
 {
@@ -211,6 +223,7 @@ static void add_tests(TCase *tc)
     tcase_add_loop_test(tc, reads, 0, G_N_ELEMENTS(variants));
     tcase_add_test(tc, msix);
     tcase_add_loop_test(tc, identity, 0, G_N_ELEMENTS(variants));
+    tcase_add_test(tc, types_by_name);
     tcase_add_test(tc, modern_beside_it);
     tcase_add_test(tc, state_goes_and_comes);
     tcase_add_test(tc, no_interface_is_refused);
