@@ -98,8 +98,9 @@ static void access_config(Fuzz *f)
 
 static void write_ram(Fuzz *f)
 {
-    uint64_t at = take(&f->in, 3), length = MIN(take(&f->in, 1), f->in.end - f->in.p);
+    uint64_t at = take(&f->in, 3), length = take(&f->in, 1);
 
+    length = MIN(length, (uint64_t)(f->in.end - f->in.p));
     if (!f->s.m->machine->ram)
         return;
     memcpy(dma_host(f->s.m, at, length), f->in.p, length);

@@ -82,7 +82,8 @@ void fuzz_virtio_start(FuzzVirtio *v, Input *in)
     set(v, VIRTIO_PCI_COMMON_STATUS, 1, status);
     choose_features(v, in);
     set(v, VIRTIO_PCI_COMMON_STATUS, 1, status |= VIRTIO_CONFIG_S_FEATURES_OK);
-    queues = MIN(mem_read(v->m, v->common + VIRTIO_PCI_COMMON_NUMQ, 2), FUZZ_QUEUES);
+    queues = mem_read(v->m, v->common + VIRTIO_PCI_COMMON_NUMQ, 2);
+    queues = MIN(queues, FUZZ_QUEUES);
     for (unsigned q = 0; q < queues; q++) {
         set(v, VIRTIO_PCI_COMMON_Q_SELECT, 2, q);
         set(v, VIRTIO_PCI_COMMON_Q_SIZE, 2, 1u << take(in, 1) % 9);
