@@ -121,6 +121,17 @@ static inline int test_request(BlockUser *user, TestOp op, uint64_t offset, void
     return r.ret;
 }
 
+/* Check tells its parent of each assertion: not for every byte. */
+static inline bool all_bytes(const void *data, size_t length, uint8_t value)
+{
+    const uint8_t *bytes = data;
+
+    for (size_t i = 0; i < length; i++)
+        if (bytes[i] != value)
+            return false;
+    return true;
+}
+
 /* A directory on a file system that takes O_DIRECT, or NULL.  Made once; removed at the end. */
 static inline const char *test_dir(void)
 {

@@ -203,9 +203,9 @@ static void write_stripes(BlockUser *user, const char *path)
     }
     loop_wait(&done);
     ck_assert(g_file_get_contents(path, &content, &length, NULL));
-    for (unsigned i = 0; i < WRITERS * STRIPE; i++)
-        ck_assert_msg((uint8_t)content[i] == (uint8_t)((ROUNDS - 1) * WRITERS + i / STRIPE),
-                      "byte %u is %u", i, (uint8_t)content[i]);
+    for (unsigned i = 0; i < WRITERS; i++)
+        ck_assert_msg(all_bytes(content + i * STRIPE, STRIPE, (ROUNDS - 1) * WRITERS + i),
+                      "the bytes of writer %u are not all its last ones", i);
     for (unsigned i = 0; i < WRITERS; i++)
         ck_assert_int_eq(writers[i].ret, 0);
     g_free(writers);
@@ -297,10 +297,11 @@ static void write_pairs(BlockUser *user, uint64_t block, uint8_t value)
         ck_assert_int_eq(writes[2 * i].ret, 0);
         ck_assert_int_eq(writes[2 * i + 1].ret, 0);
         ck_assert_int_eq(test_request(user, OP_READ, i * block, back, block, 0), 0);
-        for (unsigned k = 0; k < block; k++)
-            ck_assert_msg(back[k] == value || (k >= 7 && k < 7 + sizeof(part) &&
-                                               back[k] == (uint8_t)~value),
-                          "block %u, byte %u is %u", i, k, back[k]);
+        ck_assert_msg(all_bytes(back, 7, value) &&
+                          all_bytes(back + 7 + sizeof(part), block - 7 - sizeof(part), value),
+                      "block %u has lost what was written to the whole of it", i);
+        ck_assert(all_bytes(back + 7, sizeof(part), back[7]));
+        ck_assert(back[7] == value || back[7] == (uint8_t)~value);
     }
     free(whole);
     g_free(back);
@@ -344,8 +345,7 @@ START_TEST(past_the_end)
     user = attach(node);
     memset(data, 1, sizeof(data));
     ck_assert_int_eq(test_request(user, OP_READ, 512, data, 512, 0), 0);
-    for (unsigned i = 0; i < 512; i++)
-        ck_assert_uint_eq(data[i], 0);
+    ck_assert(all_bytes(data, 512, 0));
     ck_assert_int_eq(test_request(user, OP_READ, 512, data, 513, 0), -EIO);
     ck_assert_int_eq(test_request(user, OP_READ, UINT64_MAX, data, 2, 0), -EIO);
     ck_assert_int_eq(test_request(user, OP_WRITE, 1024, data, 1, 0), -EIO);
@@ -380,8 +380,9 @@ START_TEST(raw_window)
     ck_assert_int_eq(test_request(user, OP_READ, 8 * KiB - 511, data, 512, 0), -EIO);
     block_user_free(user);
     ck_assert(g_file_get_contents(path, &content, &length, NULL));
-    for (unsigned i = 0; i < length; i++)
-        ck_assert_uint_eq((uint8_t)content[i], i >= 5120 && i < 5632 ? 0xab : 0);
+    ck_assert(all_bytes(content, 5120, 0));
+    ck_assert(all_bytes(content + 5120, 512, 0xab));
+    ck_assert(all_bytes(content + 5632, length - 5632, 0));
     ck_assert_ptr_null(test_open(t.graph, &error, "driver=raw,node-name=r2,offset=60K,size=8K,"
                                  "file=disk"));
     assert_error(&error, "past the end");
@@ -412,8 +413,7 @@ START_TEST(discard_and_zero_free_space)
     ck_assert_int_eq(stat(path, &after), 0);
     ck_assert_int_lt(after.st_blocks, before.st_blocks);
     ck_assert_int_eq(test_request(user, OP_READ, 1 * MiB, data, 1 * MiB, 0), 0);
-    for (unsigned i = 0; i < 1 * MiB; i++)
-        ck_assert_uint_eq(data[i], 0);
+    ck_assert(all_bytes(data, 1 * MiB, 0));
     block_user_free(user);
     test_root_free(&t);
 }
