@@ -39,6 +39,21 @@ static void on_event(const char *name, json_object *data, void *opaque)
         event_throttle_put(set->throttle, event, data);
 }
 
+/* Each connection of a listening socket is a session of its own. */
+typedef struct Listener {
+    Vm *vm;
+    bool pretty;
+    char *id;                              /* of the chardev; chardev-remove may take it away */
+} Listener;
+
+static void listener_free(void *opaque)
+{
+    Listener *listener = opaque;
+    chardev_delete(listener->vm->root, listener->id, NULL);
+    g_free(listener->id);
+    g_free(listener);
+}
+
 MonitorSet *monitor_set_of(Vm *vm)
 {
     if (vm->monitors)
@@ -47,18 +62,12 @@ MonitorSet *monitor_set_of(Vm *vm)
     set->vm = vm;
     set->clients = g_ptr_array_new();
     set->shells = g_ptr_array_new();
-    set->listeners = g_ptr_array_new_with_free_func(g_free);
+    set->listeners = g_ptr_array_new_with_free_func(listener_free);
     set->throttle = event_throttle_new(broadcast, set);
     event_sink_add(vm->root, on_event, set);
     vm->monitors = set;
     return set;
 }
-
-/* Each connection of a listening socket is a session of its own. */
-typedef struct Listener {
-    Vm *vm;
-    bool pretty;
-} Listener;
 
 static void accepted(Chardev *connection, void *opaque)
 {
@@ -72,10 +81,13 @@ bool monitor_add_qmp(Vm *vm, Chardev *chr, bool pretty, GError **error)
 {
     g_autoptr(GError) single = NULL;
     Listener *listener = g_new(Listener, 1);
-    *listener = (Listener){ vm, pretty };
-    g_ptr_array_add(monitor_set_of(vm)->listeners, listener);
-    if (chardev_listen_many(chr, accepted, listener, &single))
+    *listener = (Listener){ vm, pretty, g_strdup(chardev_id(chr)) };
+    if (chardev_listen_many(chr, accepted, listener, &single)) {
+        g_ptr_array_add(monitor_set_of(vm)->listeners, listener);
         return true;
+    }
+    g_free(listener->id);
+    g_free(listener);
     if (error_get_code(single) != ERR_UNSUPPORTED) {
         g_propagate_error(error, g_steal_pointer(&single));
         return false;
@@ -94,6 +106,7 @@ void monitor_cleanup(Vm *vm)
     if (!set)
         return;
     event_sink_remove(vm->root, on_event, set);
+    g_ptr_array_unref(set->listeners);
     while (set->clients->len)
         monitor_client_close(set->clients->pdata[set->clients->len - 1]);
     while (set->shells->len)
@@ -101,7 +114,6 @@ void monitor_cleanup(Vm *vm)
     event_throttle_free(set->throttle);
     g_ptr_array_unref(set->clients);
     g_ptr_array_unref(set->shells);
-    g_ptr_array_unref(set->listeners);
     json_object_put(set->command_line_options);
     g_clear_pointer(&vm->monitors, g_free);
 }

@@ -13,8 +13,8 @@
 bool monitor_add_qmp(Vm *vm, Chardev *chr, bool pretty, GError **error);
 /* -monitor, -mon mode=readline. */
 bool monitor_add_hmp(Vm *vm, Chardev *chr, GError **error);
-/* Closes every monitor of the machine, having written what was still queued as far as it goes
- * without waiting. */
+/* Closes every monitor of the machine, and the sockets they listen on, having written what was still
+ * queued as far as it goes without waiting. */
 void monitor_cleanup(Vm *vm);
 
 /* What query-command-line-options answers: a CommandLineOptionInfo array, from the option tables of

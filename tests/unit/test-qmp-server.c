@@ -234,6 +234,24 @@ START_TEST(a_new_connection_starts_afresh)
 }
 END_TEST
 
+START_TEST(nobody_answers_after_the_end)
+{
+    g_autofree char *path = socket_path();
+    Vm *vm = new_vm();
+    listen_at(vm, path);
+    Peer *waiting = peer_connect(path);    /* in the queue of the socket, not taken yet */
+    monitor_cleanup(vm);
+    while (loop_iterate(loop_main(), false))
+        ;
+    char byte;
+    ck_assert_int_le(recv(waiting->fd, &byte, 1, 0), 0);
+    ck_assert(!g_file_test(path, G_FILE_TEST_EXISTS));
+    peer_close(waiting);
+    free_vm(vm);
+    remove_socket(path);
+}
+END_TEST
+
 /* ---- events ---- */
 
 START_TEST(events)
@@ -541,6 +559,7 @@ static void add_tests(TCase *tc)
     tcase_add_test(tc, one_byte_at_a_time);
     tcase_add_test(tc, a_thousand_clients);
     tcase_add_test(tc, a_new_connection_starts_afresh);
+    tcase_add_test(tc, nobody_answers_after_the_end);
     tcase_add_test(tc, events);
     tcase_add_test(tc, a_client_that_never_reads);
     tcase_add_test(tc, a_client_that_only_sends);
