@@ -43,14 +43,13 @@ static void on_event(const char *name, json_object *data, void *opaque)
 typedef struct Listener {
     Vm *vm;
     bool pretty;
-    char *id;                              /* of the chardev; chardev-remove may take it away */
+    Chardev *chardev;                      /* busy: chardev-remove does not take it away */
 } Listener;
 
 static void listener_free(void *opaque)
 {
     Listener *listener = opaque;
-    chardev_delete(listener->vm->root, listener->id, NULL);
-    g_free(listener->id);
+    object_unparent(OBJECT(listener->chardev));
     g_free(listener);
 }
 
@@ -81,12 +80,11 @@ bool monitor_add_qmp(Vm *vm, Chardev *chr, bool pretty, GError **error)
 {
     g_autoptr(GError) single = NULL;
     Listener *listener = g_new(Listener, 1);
-    *listener = (Listener){ vm, pretty, g_strdup(chardev_id(chr)) };
+    *listener = (Listener){ vm, pretty, chr };
     if (chardev_listen_many(chr, accepted, listener, &single)) {
         g_ptr_array_add(monitor_set_of(vm)->listeners, listener);
         return true;
     }
-    g_free(listener->id);
     g_free(listener);
     if (error_get_code(single) != ERR_UNSUPPORTED) {
         g_propagate_error(error, g_steal_pointer(&single));
