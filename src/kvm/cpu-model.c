@@ -498,8 +498,8 @@ char *cpu_model_help(void)
         column += length;
     }
     g_string_append(s, "\n\nProperties: check, enforce, migratable, kvm, l3-cache,\n"
-                       "  host-cache-info, pmu, cpuid-0xb, host-phys-bits, phys-bits=N, vendor=TEXT, family=N,\n"
-                       "  model=N, stepping=N, model-id=TEXT, level=N, xlevel=N, min-level=N,\n"
-                       "  min-xlevel=N\n");
+                       "  host-cache-info, pmu, cpuid-0xb, host-phys-bits, phys-bits=N,\n"
+                       "  vendor=TEXT, family=N, model=N, stepping=N, model-id=TEXT,\n"
+                       "  level=N, xlevel=N, min-level=N, min-xlevel=N\n");
     return g_string_free(s, false);
 }
