@@ -52,7 +52,8 @@ static void handle_io(Vcpu *vcpu)
     uint8_t *data = (uint8_t *)run + run->io.data_offset;
     bool write = run->io.direction == KVM_EXIT_IO_OUT;
     for (uint32_t i = 0; i < run->io.count; i++, data += run->io.size)
-        access_space(vcpu->kvm->io, run->io.port, data, run->io.size, write);
+        if (!kvm_pit_access(vcpu->kvm, run->io.port, data, run->io.size, write))
+            access_space(vcpu->kvm->io, run->io.port, data, run->io.size, write);
     TRACE(kvm_pio, "cpu %u %s port 0x%x size %u count %u", vcpu->index, write ? "out" : "in",
           run->io.port, run->io.size, run->io.count);
 }

@@ -80,6 +80,10 @@ static uint32_t named_bits(const FeatureWord *w)
 
 bool host_features(Kvm *kvm, FeatureSet *ret, GError **error)
 {
+    if (kvm->features) {
+        *ret = *kvm->features;
+        return true;
+    }
     const struct kvm_cpuid2 *table = kvm_supported_cpuid(kvm, error);
     if (!table)
         return false;
@@ -100,6 +104,7 @@ bool host_features(Kvm *kvm, FeatureSet *ret, GError **error)
             ret->word[gates[i].msr] = supported_msr(kvm, feature_words[gates[i].msr].msr) &
                                       named_bits(&feature_words[gates[i].msr]);
     complete_features(kvm, ret);
+    kvm->features = g_memdup2(ret, sizeof(*ret));
     return true;
 }
 

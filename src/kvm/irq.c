@@ -27,6 +27,7 @@ struct KvmIntr {
     unsigned max_gsi;
     bool created;                           /* the kernel has its chips */
     unsigned batch;                         /* depth of batches */
+    bool routed;                            /* it has our routes */
     bool stale;                             /* the kernel's table is not ours */
 };
 
@@ -91,6 +92,7 @@ static int commit(KvmIntr *intr)
     int r = kvm_ioctl(intr->kvm->vm_fd, KVM_SET_GSI_ROUTING, arg);
     TRACE(kvm_routing, "%u entries: %d", arg->nr, r);
     intr->stale = false;
+    intr->routed = true;
     return r;
 }
 
@@ -106,6 +108,8 @@ static void set_gsi(IntrController *ic, unsigned gsi, bool level)
     struct kvm_irq_level arg = { .irq = gsi, .level = level };
     if (!intr_of(ic)->created && !level)    /* a device's first reset: the line is low anyway */
         return;
+    if (gsi == 0 && level && !intr_of(ic)->routed)      /* a HPET in the PIT's place; VM lock */
+        commit_or_warn(intr_of(ic));
     int r = kvm_ioctl(intr_of(ic)->kvm->vm_fd, KVM_IRQ_LINE, &arg);
     TRACE(kvm_set_gsi, "gsi %u level %d: %d", gsi, level, r);
 }
@@ -246,12 +250,14 @@ static bool create_full(KvmIntr *intr, GError **error)
     if (r < 0)
         return fail_errno(error, -r, "cannot create KVM's interrupt controllers");
     intr->created = true;
-    r = commit(intr);
-    if (r < 0)
-        return fail_errno(error, -r, "cannot set KVM's interrupt routes");
-    struct kvm_pit_config pit = { .flags = KVM_PIT_SPEAKER_DUMMY };
-    r = kvm_ioctl(intr->kvm->vm_fd, KVM_CREATE_PIT2, &pit);
-    return r >= 0 || fail_errno(error, -r, "cannot create KVM's interval timer");
+    return true;
+}
+
+/* KVM starts with routes that differ from ours in ISA line 0 only, which timers alone drive. */
+bool kvm_intr_route_lines(KvmIntr *intr, GError **error)
+{
+    int r = intr->routed ? 0 : commit(intr);
+    return r >= 0 || fail_errno(error, -r, "cannot set KVM's interrupt routes");
 }
 
 /* Kernels wait milliseconds for an SRCU grace period when memory slots come after the devices of

@@ -30,6 +30,9 @@ struct Kvm {
     unsigned coalesced_page;                /* in them; 0: not offered */
     unsigned xsave_size;                    /* of KVM_GET_XSAVE2 */
     bool has_sregs2;
+    bool pit_created;                       /* VM lock */
+    struct kvm_pit_state2 pit_reset;        /* as made */
+    struct FeatureSet *features;            /* what the host offers; fetched on first use */
     MsrList msrs;                           /* fetched on first use */
     GPtrArray *vcpus;                       /* of Vcpu, by index */
     struct kvm_cpuid2 *supported;           /* KVM_GET_SUPPORTED_CPUID; fetched on first use */
@@ -88,6 +91,14 @@ IntrController *kvm_intr_controller(KvmIntr *intr);
 /* An irqfd for @gsi that also signals @resample when the guest ends a level interrupt. */
 bool kvm_irqfd_resample(Kvm *kvm, unsigned gsi, int eventfd, int resample, GError **error);
 void kvm_intr_eoi(KvmIntr *intr, unsigned vector);
+
+/* With all routes of ours, if not there yet. */
+bool kvm_intr_route_lines(KvmIntr *intr, GError **error);
+
+/* pit.c: the timer in the kernel, if there is to be one and it is not there yet.  VM lock. */
+bool kvm_pit_create(Kvm *kvm, GError **error);
+/* True: the port is the timer's, and the access was carried out.  vCPU thread. */
+bool kvm_pit_access(Kvm *kvm, uint16_t port, uint8_t *data, unsigned size, bool write);
 
 /* vcpu.c.  Nobody is in KVM_RUN between these two; any thread, VM lock held. */
 void kvm_block(Kvm *kvm);

@@ -172,6 +172,7 @@ void kvm_free(Kvm *kvm)
         close(kvm->vm_fd);
     close(kvm->fd);
     g_free(kvm->reset_state);
+    g_free(kvm->features);
     g_free(kvm->supported);
     g_free(kvm->msrs.index);
     g_ptr_array_unref(kvm->vcpus);

@@ -29,7 +29,7 @@ static int get_state(Kvm *kvm, VmState *state)
         state->chip[i].chip_id = i;
         r = kvm_ioctl(kvm->vm_fd, KVM_GET_IRQCHIP, &state->chip[i]);
     }
-    if (r >= 0 && has_chips(kvm))
+    if (r >= 0 && kvm->pit_created)
         r = kvm_ioctl(kvm->vm_fd, KVM_GET_PIT2, &state->pit);
     return r;
 }
@@ -39,7 +39,7 @@ static int set_state(Kvm *kvm, VmState *state)
     int r = 0;
     for (unsigned i = 0; has_chips(kvm) && i < KVM_NR_IRQCHIPS && r >= 0; i++)
         r = kvm_ioctl(kvm->vm_fd, KVM_SET_IRQCHIP, &state->chip[i]);
-    if (r >= 0 && has_chips(kvm))
+    if (r >= 0 && kvm->pit_created)
         r = kvm_ioctl(kvm->vm_fd, KVM_SET_PIT2, &state->pit);
     return r;
 }
@@ -49,6 +49,7 @@ void vm_state_reset(Kvm *kvm)
 {
     int r;
     if (kvm->reset_state) {
+        kvm->reset_state->pit = kvm->pit_reset;
         r = set_state(kvm, kvm->reset_state);
     } else {
         kvm->reset_state = g_new0(VmState, 1);
@@ -63,6 +64,9 @@ void vm_state_reset(Kvm *kvm)
 static void vm_pre_save(void *obj)
 {
     KvmVm *vm = obj;
+    g_autoptr(GError) error = NULL;
+    if (!kvm_pit_create(vm->kvm, &error))
+        error_report(error);
     int r = get_state(vm->kvm, vm->state);
     if (r < 0)
         warn_report("cannot read KVM's interrupt controllers: %s", g_strerror(-r));
@@ -77,6 +81,8 @@ static bool vm_post_load(void *obj, uint32_t version, GError **error)
     KvmVm *vm = obj;
     for (unsigned i = 0; i < KVM_NR_IRQCHIPS; i++)
         vm->state->chip[i].chip_id = i;
+    if (!kvm_pit_create(vm->kvm, error))
+        return false;
     int r = set_state(vm->kvm, vm->state);
     if (r < 0)
         return fail_errno(error, -r, "KVM refuses the state of its interrupt controllers");

@@ -318,6 +318,30 @@ START_TEST(timer_goes_on_in_another_vm)
 }
 END_TEST
 
+/* KVM's PIT comes with its first port access; it moves, and a reset takes its ticks away. */
+START_TEST(pit_goes_on_in_another_vm)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(GByteArray) saved = g_byte_array_new();
+    Progress p = { .stop_at = 5 }, q = { 0 };
+    Guest *a = state_guest(&p), *b = state_guest(&q);
+    guest_load(a, "pit", 0);
+    guest_start(a);
+    guest_wait_for(a, far_enough, "ticks");
+    guest_stop(a);
+    tree_save_state(a->root, saved);
+    memcpy(guest_ram(b, 0), guest_ram(a, 0), GUEST_RAM);
+    ck_assert_msg(tree_load_state(b->root, saved->data, saved->len, &error), "%s",
+                  error ? error->message : "?");
+    guest_start(b);
+    ck_assert_uint_eq(guest_wait(b), GOOD);
+    guest_stop(b);
+    guest_run(b, "pit", 0);
+    guest_free(a);
+    guest_free(b);
+}
+END_TEST
+
 START_TEST(reset_brings_back_the_first_state)
 {
     Guest *g = guest_new(&(GuestConfig){ .cpus = 2 });
@@ -650,6 +674,7 @@ int main(void)
     tcase_add_test(t, threads_have_names);
     tcase_add_test(t, state_moves_to_another_vm);
     tcase_add_loop_test(t, timer_goes_on_in_another_vm, 0, 2);
+    tcase_add_test(t, pit_goes_on_in_another_vm);
     tcase_add_test(t, reset_brings_back_the_first_state);
     tcase_add_test(t, broken_state_is_refused);
     tcase_add_test(t, stop_and_start_many_times);
