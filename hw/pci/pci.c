@@ -373,9 +373,10 @@ static void pci_device_unrealize(Object *obj)
 static void pci_device_reset(Object *obj)
 {
     PciDevice *dev = PCI_DEVICE(obj);
+    unsigned size = pci_config_size(dev);
 
     dev->intx_level = false;
-    for (unsigned i = 0; i < pci_config_size(dev); i++) {
+    for (unsigned i = 0; i < size; i++) {
         uint8_t written = dev->wmask[i] | dev->w1cmask[i];
         dev->config[i] = (dev->config[i] & ~written) | (dev->initial[i] & written);
     }
