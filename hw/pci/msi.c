@@ -70,7 +70,8 @@ void pci_msi_config_changed(PciDevice *dev, unsigned offset, unsigned size)
         return;
     if (!pci_msi_enabled(dev))
         return;
-    uint32_t due = ld_le32(msi_reg(dev, PCI_MSI_PENDING_64)) & ~ld_le32(msi_reg(dev, PCI_MSI_MASK_64));
+    uint32_t due =
+        ld_le32(msi_reg(dev, PCI_MSI_PENDING_64)) & ~ld_le32(msi_reg(dev, PCI_MSI_MASK_64));
     for (unsigned i = 0; i < vectors_enabled(dev); i++)
         if (due & 1u << i)
             pci_msi_notify(dev, i);

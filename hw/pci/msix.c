@@ -340,7 +340,8 @@ void pci_msix_reset(PciDevice *dev)
     memset(m->pba, 0, pba_bytes(m->vectors));
     /* 6.8.2.9: masked after a reset. */
     for (unsigned i = 0; i < m->vectors; i++)
-        m->table[i * PCI_MSIX_ENTRY_SIZE + PCI_MSIX_ENTRY_VECTOR_CTRL] = PCI_MSIX_ENTRY_CTRL_MASKBIT;
+        m->table[i * PCI_MSIX_ENTRY_SIZE + PCI_MSIX_ENTRY_VECTOR_CTRL] =
+            PCI_MSIX_ENTRY_CTRL_MASKBIT;
 }
 
 /* ---- State ---- */

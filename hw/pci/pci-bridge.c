@@ -1,7 +1,7 @@
 /*
- * PCI-to-PCI bridges: a type 1 header, whose windows decide what of the bus behind is reached (PCI-to-PCI
- * Bridge 1.2, 3.2.5).  BARs behind are mapped by address into a container; each window is an alias of
- * that container in the parent's space.
+ * PCI-to-PCI bridges: a type 1 header, whose windows decide what of the bus behind is reached
+ * (PCI-to-PCI Bridge 1.2, 3.2.5).  BARs behind are mapped by address into a container; each window
+ * is an alias of that container in the parent's space.
  */
 #include <linux/pci_regs.h>
 #include "hw/pci/pci-int.h"
@@ -125,7 +125,12 @@ static void pci_bridge_unrealize(Object *obj)
 }
 
 static const Type pci_bridge_type = {
-    .name = "pci-bridge-base", .parent = "pci-device", .help = "PCI-to-PCI bridge",
-    .size = sizeof(PciBridge), .abstract = true, .realize = pci_bridge_realize, .unrealize = pci_bridge_unrealize,
+    .name = "pci-bridge-base",
+    .parent = "pci-device",
+    .help = "PCI-to-PCI bridge",
+    .size = sizeof(PciBridge),
+    .abstract = true,
+    .realize = pci_bridge_realize,
+    .unrealize = pci_bridge_unrealize,
 };
 TYPE_REGISTER(pci_bridge_type)

@@ -149,7 +149,8 @@ PciDevice *pci_find(PciBus *bus, uint8_t number, uint8_t devfn)
     return NULL;
 }
 
-uint32_t pci_bus_config_read(PciBus *root, uint8_t bus, uint8_t devfn, unsigned offset, unsigned size)
+uint32_t pci_bus_config_read(PciBus *root, uint8_t bus, uint8_t devfn, unsigned offset,
+                             unsigned size)
 {
     PciDevice *dev = pci_find(root, bus, devfn);
 

@@ -8,7 +8,7 @@ static void add_int(json_object *o, const char *key, int64_t value)
     json_object_object_add(o, key, json_object_new_int64(value));
 }
 
-/* Names of base class and subclass (PCI Code and ID Assignment) that this program's devices have. */
+/* Names of base class and subclass (PCI Code and ID Assignment), of devices that there are. */
 static const char *class_name(uint16_t class)
 {
     static const struct {
@@ -41,8 +41,10 @@ static json_object *describe_region(const PciDevice *dev, unsigned n)
     add_int(o, "address", bar->address == UINT64_MAX ? -1 : (int64_t)bar->address);
     add_int(o, "size", bar->region->size);
     if (!io) {
-        json_object_object_add(o, "prefetch", json_object_new_boolean(bar->flags & PCI_BAR_PREFETCH));
-        json_object_object_add(o, "mem_type_64", json_object_new_boolean(bar->flags & PCI_BAR_MEM64));
+        json_object_object_add(o, "prefetch",
+                               json_object_new_boolean(bar->flags & PCI_BAR_PREFETCH));
+        json_object_object_add(o, "mem_type_64",
+                               json_object_new_boolean(bar->flags & PCI_BAR_MEM64));
     }
     return o;
 }

@@ -1,9 +1,9 @@
 /*
  * PCI devices: config space, BARs and INTx (PCI Local Bus 3.0, chapter 6).
  *
- * config holds what the guest reads; a write changes the bits of wmask and clears the ones written to
- * bits of w1cmask.  What follows from a change (mappings, INTx, MSI) is derived from config afterwards,
- * so that a loaded state and a reset take the same way as a guest's write.
+ * config holds what the guest reads; a write changes the bits of wmask and clears the ones written
+ * to bits of w1cmask.  What follows from a change (mappings, INTx, MSI) is derived from config
+ * afterwards, so that a loaded state and a reset take the same way as a guest's write.
  */
 #include <linux/pci_regs.h>
 #include "hw/pci/pci-int.h"
@@ -99,7 +99,7 @@ void pci_update_mappings(PciDevice *dev)
         bar->address = BAR_UNMAPPED;
         Region *space = (bar->flags & PCI_BAR_IO) ? bus->io : bus->mem;
         if (wanted != BAR_UNMAPPED && space) {
-            /* Chipset registers and RAM are mapped at priority 0 and win over a BAR on top of them. */
+            /* Chipset registers and RAM have priority 0 and win over a BAR on top of them. */
             region_add_priority(space, wanted, bar->region, -1);
             bar->address = wanted;
         }
@@ -369,7 +369,7 @@ static void pci_device_unrealize(Object *obj)
     dev->msi_cap = dev->exp_cap = 0;
 }
 
-/* RST# (6.1): what the guest has written is as after realize again.  A device's own reset follows. */
+/* RST# (6.1): what the guest wrote is as after realize again.  A device's own reset follows. */
 static void pci_device_reset(Object *obj)
 {
     PciDevice *dev = PCI_DEVICE(obj);
@@ -495,7 +495,8 @@ static const Property pci_device_props[] = {
     PROP("romfile", PciDevice, romfile, .help = "file with an option ROM"),
     PROP("rombar", PciDevice, rombar, .def.u = 1, .max = 1,
          .help = "1: the option ROM is in the ROM BAR; 0: it is hidden"),
-    PROP("acpi-index", PciDevice, acpi_index, .help = "index that a stable interface name is made of"),
+    PROP("acpi-index", PciDevice, acpi_index,
+         .help = "index that a stable interface name is made of"),
     {}
 };
 

@@ -21,7 +21,7 @@ typedef struct PciDeviceOps {
     uint32_t class_code;                    /* 24 bits: base, sub, interface */
     uint8_t revision;
     bool bridge;                            /* header type 1 */
-    bool express;                           /* has the PCI Express capability and 4 KiB of config space */
+    bool express; /* has the PCI Express capability and 4 KiB of config space */
     bool no_hotplug;
     /* Before the generic read (the device brings config up to date) and after the generic write;
      * NULL: nothing more. */
@@ -45,7 +45,7 @@ struct PciDevice {
     uint32_t rombar;
     uint16_t acpi_index;
     uint8_t *config, *wmask, *w1cmask;      /* 4 KiB each if ops->express, else 256 bytes */
-    uint8_t *initial;                       /* config after realize: a reset restores wmask's bits */
+    uint8_t *initial; /* config after realize: a reset restores wmask's bits */
     PciBar bars[7];
     uint16_t cap_end;                       /* next free byte for capabilities */
     uint16_t ext_cap_last;                  /* newest extended capability; 0: none */
@@ -68,9 +68,9 @@ struct PciBus {
     PciDevice *devices[256];                /* by devfn */
     uint8_t number;                         /* as the guest set it; root: 0 */
     Region *mem, *io;                       /* where BARs are mapped */
-    /* Root bus.  set_intx: the pin (0: INTA) of @dev, a device or bridge on this very bus, has changed;
-     * several devices may drive one interrupt, so the host bridge counts.  Without it the pins go
-     * swizzled ((slot + pin) % 4) and counted to intx[]. */
+    /* Root bus.  set_intx: the pin (0: INTA) of @dev, a device or bridge on this very bus, has
+     * changed; several devices may drive one interrupt, so the host bridge counts.  Without it the
+     * pins go swizzled ((slot + pin) % 4) and counted to intx[]. */
     IrqLine *intx[4];
     void (*set_intx)(PciBus *bus, PciDevice *dev, unsigned pin, bool level);
     void *opaque;                           /* of set_intx */
@@ -103,11 +103,12 @@ PciDevice *pci_find(PciBus *bus, uint8_t bus_number, uint8_t devfn);   /* below 
  * access must not cross a doubleword.  VM lock. */
 uint32_t pci_config_read(PciDevice *dev, unsigned offset, unsigned size);
 void pci_config_write(PciDevice *dev, unsigned offset, uint32_t value, unsigned size);
-uint32_t pci_bus_config_read(PciBus *root, uint8_t bus, uint8_t devfn, unsigned offset, unsigned size);
+uint32_t pci_bus_config_read(PciBus *root, uint8_t bus, uint8_t devfn, unsigned offset,
+                             unsigned size);
 void pci_bus_config_write(PciBus *root, uint8_t bus, uint8_t devfn, unsigned offset, uint32_t value,
                           unsigned size);
 
-/* MSI-X (PCI 3.0, 6.8.2), table and PBA in BAR @bar at given offsets (in @bar_region: a container). */
+/* MSI-X (PCI 3.0, 6.8.2), table and PBA in BAR @bar at given offsets (@bar_region: a container). */
 bool pci_msix_init(PciDevice *dev, unsigned vectors, unsigned bar, Region *bar_region,
                    uint32_t table_offset, uint32_t pba_offset, GError **error);
 void pci_msix_uninit(PciDevice *dev);
@@ -115,7 +116,7 @@ bool pci_msix_enabled(const PciDevice *dev);
 unsigned pci_msix_vectors(const PciDevice *dev);
 bool pci_msix_masked(const PciDevice *dev, unsigned vector);     /* or the function is */
 void pci_msix_message(const PciDevice *dev, unsigned vector, uint64_t *address, uint32_t *data);
-void pci_msix_notify(PciDevice *dev, unsigned vector);           /* sends, or sets pending.  VM lock */
+void pci_msix_notify(PciDevice *dev, unsigned vector); /* sends, or sets pending.  VM lock */
 void pci_msix_set_pending(PciDevice *dev, unsigned vector);
 /* An eventfd that raises @vector: through KVM's irqfd while the vector is unmasked, else polled by
  * us into the pending bit.  The data plane writes it from any thread. */

@@ -1,6 +1,7 @@
 /*
- * PCI Express root ports: a bridge on the root bus with a link of one slot behind it (PCIe Base 5.0,
- * 1.3.1 and 7.5).  Ports are what libvirt and firmware expect every PCIe device to be behind.
+ * PCI Express root ports: a bridge on the root bus with a link of one slot behind it (PCIe
+ * Base 5.0, 1.3.1 and 7.5).  Ports are what libvirt and firmware expect every PCIe device to be
+ * behind.
  */
 #include <linux/pci_regs.h>
 #include "hw/pci/pci-int.h"

@@ -9,7 +9,8 @@ typedef struct RngBackendOps {
     /* Fills up to @length bytes now: how many, 0 if none are there yet (rng_when_ready tells), or
      * -errno. */
     ssize_t (*read)(RngBackend *rng, void *buffer, size_t length);
-    /* Calls @fn once, from the main loop, when there is something again.  NULL: read never returns 0.
+    /* Calls @fn once, from the main loop, when there is something again.  NULL: read never returns
+     * 0.
      * @fn NULL: not any more. */
     void (*when_ready)(RngBackend *rng, void (*fn)(void *opaque), void *opaque);
 } RngBackendOps;

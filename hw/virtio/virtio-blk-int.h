@@ -4,7 +4,7 @@
 #include "hw/virtio/virtq-int.h"
 #include <linux/virtio_blk.h>
 
-#define SECTOR_SIZE 512u                    /* 5.2.4: the unit of the protocol, whatever blk_size is */
+#define SECTOR_SIZE 512u /* 5.2.4: the unit of the protocol, whatever blk_size is */
 
 typedef struct VirtioBlk VirtioBlk;
 typedef struct BlkQueue BlkQueue;
@@ -29,7 +29,7 @@ struct BlkQueue {
     /* The queue's loop while running, else the main thread. */
     char *pool;
     size_t stride;
-    unsigned pool_size, fresh;              /* fresh: never used from here on (memory not touched) */
+    unsigned pool_size, fresh; /* fresh: never used from here on (memory not touched) */
     BlkRequest *free;
     BlkRequest *parked, **parked_tail;      /* failed, to be tried again when the VM runs */
     LoopBh flush_bh;

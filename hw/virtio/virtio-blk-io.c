@@ -1,7 +1,8 @@
 /*
- * The block device's data plane (virtio 1.2, 5.2.6): from a kick to the interrupt, in the queue's loop and
- * without a lock or an allocation.  A kick takes everything that is in the ring; each request is a
- * coroutine; what completes in one turn of the loop is published together by a bottom half.
+ * The block device's data plane (virtio 1.2, 5.2.6): from a kick to the interrupt, in the queue's
+ * loop and without a lock or an allocation.  A kick takes everything that is in the ring; each
+ * request is a coroutine; what completes in one turn of the loop is published together by a bottom
+ * half.
  */
 #include "hw/virtio/virtio-blk-int.h"
 #include "src/base/trace.h"
@@ -15,7 +16,8 @@ void virtio_blk_queue_init(BlkQueue *q, VirtioBlk *blk, Virtqueue *vq, unsigned 
 {
     q->blk = blk;
     q->vq = vq;
-    q->stride = ALIGN_UP(sizeof(BlkRequest) + iov_max * (sizeof(struct iovec) + sizeof(uint64_t)), 64);
+    q->stride =
+        ALIGN_UP(sizeof(BlkRequest) + iov_max * (sizeof(struct iovec) + sizeof(uint64_t)), 64);
     /* One more than the ring holds: then it is virtq_pop that finds a ring which holds too many. */
     q->pool_size = vq->max_size + 1;
     q->pool = g_malloc0_n(q->pool_size, q->stride);
@@ -75,9 +77,9 @@ static bool is_data_out(const BlkRequest *req)
 }
 
 /*
- * The driver may lay out its buffers as it likes (2.7.4): the header is the first 16 readable bytes, the
- * status the last writable one.  The data between them is used in place, with the ends of its first or
- * last iovec moved until untrim.
+ * The driver may lay out its buffers as it likes (2.7.4): the header is the first 16 readable
+ * bytes, the status the last writable one.  The data between them is used in place, with the ends
+ * of its first or last iovec moved until untrim.
  */
 static void trim(BlkRequest *req)
 {
@@ -158,8 +160,8 @@ static void finish(BlkRequest *req, int ret)
         complete(req, VIRTIO_BLK_S_OK);
         return;
     }
-    TRACE(virtio_blk_error, "%s: type %u sector %" PRIu64 ": %d", virtio_name(&blk->vdev), req->type,
-          req->sector, ret);
+    TRACE(virtio_blk_error, "%s: type %u sector %" PRIu64 ": %d", virtio_name(&blk->vdev),
+          req->type, req->sector, ret);
     switch (block_user_error_action(blk->user, req->type == VIRTIO_BLK_T_IN, -ret)) {
     case BLOCK_ERROR_REPORT:
         complete(req, VIRTIO_BLK_S_IOERR);
@@ -200,8 +202,9 @@ static void co_fn read_or_write(BlkRequest *req)
         complete(req, VIRTIO_BLK_S_IOERR);
         return;
     }
-    finish(req, read ? block_co_read(blk->user, offset, req->data, req->data_num, req->data_bytes)
-                     : block_co_write(blk->user, offset, req->data, req->data_num, req->data_bytes, 0));
+    finish(req,
+           read ? block_co_read(blk->user, offset, req->data, req->data_num, req->data_bytes)
+                : block_co_write(blk->user, offset, req->data, req->data_num, req->data_bytes, 0));
 }
 
 /* What a discard or write-zeroes request asks for; its status if that is refused (5.2.6.2). */
@@ -236,7 +239,8 @@ static void co_fn discard_or_zero(BlkRequest *req)
         /* Unknown flags, and unmap on a discard, are refused with UNSUPP (5.2.6.2). */
         if (s.flags & ~(zero ? VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP : 0u))
             status = VIRTIO_BLK_S_UNSUPP;
-        else if (s.num_sectors > (zero ? blk->max_write_zeroes_sectors : blk->max_discard_sectors) ||
+        else if (s.num_sectors >
+                     (zero ? blk->max_write_zeroes_sectors : blk->max_discard_sectors) ||
                  !range_ok(blk, s.sector, (uint64_t)s.num_sectors * SECTOR_SIZE) ||
                  blk->vdev.host_features & 1ull << VIRTIO_BLK_F_RO)
             status = VIRTIO_BLK_S_IOERR;
@@ -307,8 +311,8 @@ static bool request_parse(BlkRequest *req)
     }
     req->type = GUINT32_FROM_LE(header.type);
     req->sector = GUINT64_FROM_LE(header.sector);
-    TRACE(virtio_blk_request, "%s queue %u: type %u sector %" PRIu64, virtio_name(&req->q->blk->vdev),
-          virtq_index(req->q->vq), req->type, req->sector);
+    TRACE(virtio_blk_request, "%s queue %u: type %u sector %" PRIu64,
+          virtio_name(&req->q->blk->vdev), virtq_index(req->q->vq), req->type, req->sector);
     return true;
 }
 

@@ -162,7 +162,8 @@ static bool check_props(VirtioBlk *blk, GError **error)
     if (!blk->drive)
         return fail(error, ERR_MISSING_PARAMETER, "property 'drive' is not set");
     if (blk->scsi)
-        return fail(error, ERR_UNSUPPORTED, "scsi=on: passing SCSI commands through is not offered");
+        return fail(error, ERR_UNSUPPORTED,
+                    "scsi=on: passing SCSI commands through is not offered");
     if (blk->num_queues == QUEUES_AUTO)
         blk->num_queues = CLAMP(blk->vdev.dev.machine->smp.cpus, 1, QUEUES_MAX);
     if (blk->num_queues < 1 || blk->num_queues > QUEUES_MAX)

@@ -1,6 +1,6 @@
 /*
- * The legacy interface (virtio 1.2, 4.1.4.10 and 2.7.2): one block of I/O ports, a queue given by the page
- * number of its ring, no FEATURES_OK, the low 32 feature bits only.
+ * The legacy interface (virtio 1.2, 4.1.4.10 and 2.7.2): one block of I/O ports, a queue given by
+ * the page number of its ring, no FEATURES_OK, the low 32 feature bits only.
  */
 #include <linux/virtio_pci.h>
 #include "hw/virtio/virtio-pci-int.h"
@@ -26,7 +26,8 @@ static uint32_t read_register(VirtioPci *p, unsigned offset)
     switch (offset) {
     case VIRTIO_PCI_HOST_FEATURES: return vdev->host_features;
     case VIRTIO_PCI_GUEST_FEATURES: return vdev->guest_features;
-    case VIRTIO_PCI_QUEUE_PFN: return vq && vq->enabled ? vq->desc >> VIRTIO_PCI_QUEUE_ADDR_SHIFT : 0;
+    case VIRTIO_PCI_QUEUE_PFN:
+        return vq && vq->enabled ? vq->desc >> VIRTIO_PCI_QUEUE_ADDR_SHIFT : 0;
     case VIRTIO_PCI_QUEUE_NUM: return vq ? vq->max_size : 0;
     case VIRTIO_PCI_QUEUE_SEL: return p->queue_select;
     case VIRTIO_PCI_STATUS: return __atomic_load_n(&vdev->status, __ATOMIC_SEQ_CST);
@@ -47,8 +48,9 @@ static uint64_t legacy_read(void *opaque, uint64_t offset, unsigned size)
 }
 
 /*
- * A legacy driver does not wait for the end of a reset.  So a vCPU that asks for one waits here, without
- * the VM lock, for the main loop to do it; not for ever, as the main loop may just be stopping vCPUs.
+ * A legacy driver does not wait for the end of a reset.  So a vCPU that asks for one waits here,
+ * without the VM lock, for the main loop to do it; not for ever, as the main loop may just be
+ * stopping vCPUs.
  */
 static void reset_and_wait(VirtioPci *p)
 {

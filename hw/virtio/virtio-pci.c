@@ -3,11 +3,12 @@
  *
  *     BAR 0  the legacy interface's ports, with disable-legacy=off
  *     BAR 1  MSI-X table and pending bits
- *     BAR 4  common configuration +0, ISR +0x1000, device configuration +0x2000, notification +0x3000
+ *     BAR 4  +0 common configuration, +0x1000 ISR, +0x2000 device configuration,
+ *            +0x3000 notification
  *
- * A queue's interrupt leaves the data plane as a write to its vector's eventfd, which KVM turns into the
- * message.  What needs registers (INTx, a vector without irqfd) is done under the VM lock: at once if the
- * caller has it, else by a bottom half of the main loop.
+ * A queue's interrupt leaves the data plane as a write to its vector's eventfd, which KVM turns
+ * into the message.  What needs registers (INTx, a vector without irqfd) is done under the VM lock:
+ * at once if the caller has it, else by a bottom half of the main loop.
  */
 #include <linux/pci_regs.h>
 #include <linux/virtio_pci.h>
@@ -292,7 +293,8 @@ static uint8_t add_virtio_cap(VirtioPci *p, uint8_t type, uint32_t offset, uint3
 static void add_modern(VirtioPci *p)
 {
     Object *obj = OBJECT(p);
-    uint64_t notify_size = MAX(STRUCTURE_SIZE, p->vdev->num_queues * virtio_pci_notify_multiplier(p));
+    uint64_t notify_size =
+        MAX(STRUCTURE_SIZE, p->vdev->num_queues * virtio_pci_notify_multiplier(p));
     uint64_t bar_size = 4 * STRUCTURE_SIZE;
     unsigned cap_size = sizeof(struct virtio_pci_cap);
 
@@ -349,7 +351,7 @@ static bool add_msix(VirtioPci *p, GError **error)
     return true;
 }
 
-/* A link needs the PCI Express and the power management capability; a root complex's own bus not. */
+/* A link needs the PCI Express and power management capabilities; a root complex's own bus not. */
 static void add_express(VirtioPci *p)
 {
     uint8_t pm;
@@ -372,7 +374,8 @@ static void set_ids(VirtioPci *p, bool transitional)
     st_le16(c + PCI_VENDOR_ID, PCI_VENDOR_VIRTIO);
     st_le16(c + PCI_SUBSYSTEM_VENDOR_ID, PCI_VENDOR_VIRTIO);
     /* 4.1.2.1, and for transitional devices 4.1.2.3: revision 0, the type as subsystem id. */
-    st_le16(c + PCI_DEVICE_ID, transitional ? pci_info(p)->legacy_device_id : PCI_DEVICE_MODERN + id);
+    st_le16(c + PCI_DEVICE_ID,
+            transitional ? pci_info(p)->legacy_device_id : PCI_DEVICE_MODERN + id);
     st_le16(c + PCI_SUBSYSTEM_ID, transitional ? id : PCI_SUBSYSTEM);
     c[PCI_REVISION_ID] = transitional ? 0 : 1;
 }
@@ -386,15 +389,18 @@ static bool choose_interfaces(VirtioPci *p, GError **error)
                    (p->disable_legacy == ON_OFF_AUTO && p->disable_modern);
     vdev->modern = !p->disable_modern;
     if (!vdev->legacy && !vdev->modern) {
-        fail(error, ERR_INVALID_PARAMETER, "disable-modern=on and disable-legacy=on leave no interface");
+        fail(error, ERR_INVALID_PARAMETER,
+             "disable-modern=on and disable-legacy=on leave no interface");
         return error_hint(error, "disable-modern=off is what drivers of virtio 1.0 and later need");
     }
     if (vdev->legacy && !pci_info(p)->legacy_device_id)
-        return fail(error, ERR_UNSUPPORTED, "'%s' has no legacy interface: disable-legacy must be on",
+        return fail(error, ERR_UNSUPPORTED,
+                    "'%s' has no legacy interface: disable-legacy must be on",
                     p->pci.dev.obj.type->name);
     if (vdev->legacy && (vdev->use_packed || vdev->iommu_platform) && !vdev->modern)
-        return fail(error, ERR_INVALID_PARAMETER,
-                    "packed and iommu_platform need the modern interface: disable-modern must be off");
+        return fail(
+            error, ERR_INVALID_PARAMETER,
+            "packed and iommu_platform need the modern interface: disable-modern must be off");
     return true;
 }
 

@@ -4,15 +4,15 @@
  *     VIRTIO_PCI_REGISTER(virtio_rng_pci, "virtio-rng-pci", "virtio entropy device",
  *                         .device = "virtio-rng-device", .pci.class_code = 0x00ff00, …);
  *
- * in the device's own file.  The types NAME-non-transitional and NAME-transitional, by which management
- * programs choose whether there is a legacy interface, come with it.
+ * in the device's own file.  The types NAME-non-transitional and NAME-transitional, by which
+ * management programs choose whether there is a legacy interface, come with it.
  */
 #pragma once
 #include "hw/pci/pci.h"
 #include "hw/virtio/virtio.h"
 
 typedef struct VirtioPciInfo {
-    PciDeviceOps pci;                       /* first: type_ops() of a PCI device; ids are filled in */
+    PciDeviceOps pci; /* first: type_ops() of a PCI device; ids are filled in */
     const char *device;                     /* the backend's type: "virtio-rng-device" */
     uint16_t legacy_device_id;              /* transitional PCI id (4.1.2.1): 0x1000 … */
     unsigned (*vectors)(VirtioDevice *vdev);/* default number of MSI-X vectors; NULL: queues + 1 */

@@ -1,6 +1,6 @@
 /*
- * The entropy device (virtio 1.2, 5.4): each writable buffer is filled with random bytes; a driver gets
- * at most max-bytes in a period.
+ * The entropy device (virtio 1.2, 5.4): each writable buffer is filled with random bytes; a driver
+ * gets at most max-bytes in a period.
  */
 #include <linux/virtio_ids.h>
 #include "hw/virtio/rng.h"

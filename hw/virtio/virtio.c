@@ -1,12 +1,12 @@
 /*
- * The core of virtio devices (virtio 1.2, 2 and 3): status, features, config space, and when the data
- * plane runs.
+ * The core of virtio devices (virtio 1.2, 2 and 3): status, features, config space, and when the
+ * data plane runs.
  *
  *     stopped --- DRIVER_OK, the VM runs, bus mastering is on ---> running
  *     running --- one of them ends, a reset, NEEDS_RESET ---> stopped
  *
- * virtio_update makes the step.  It happens in the main thread, for queues may have to be fetched from
- * iothreads and requests awaited; a vCPU's thread only asks for it.
+ * virtio_update makes the step.  It happens in the main thread, for queues may have to be fetched
+ * from iothreads and requests awaited; a vCPU's thread only asks for it.
  */
 #include <sys/eventfd.h>
 #include "hw/virtio/virtq-int.h"
@@ -270,19 +270,21 @@ static bool features_acceptable(VirtioDevice *vdev)
         guest_error(virtio_name(vdev), "features 0x%" PRIx64 " were not offered", unknown);
         return false;
     }
-    /* 6.1: a driver has to accept VERSION_1 when it is offered; a legacy one knows no FEATURES_OK. */
+    /* 6.1: a driver must accept VERSION_1 when it is offered; a legacy one has no FEATURES_OK. */
     if (!virtio_has_feature(vdev, VIRTIO_F_VERSION_1)) {
         guest_error(virtio_name(vdev), "the driver did not accept VIRTIO_F_VERSION_1");
         return false;
     }
-    return !vdev_ops(vdev)->set_features || vdev_ops(vdev)->set_features(vdev, vdev->guest_features);
+    return !vdev_ops(vdev)->set_features ||
+           vdev_ops(vdev)->set_features(vdev, vdev->guest_features);
 }
 
 /* A legacy driver (2.2.3) has no FEATURES_OK: what it wrote counts from DRIVER_OK on. */
 static bool legacy_features_acceptable(VirtioDevice *vdev)
 {
     vdev->guest_features &= vdev->host_features & UINT32_MAX;
-    return !vdev_ops(vdev)->set_features || vdev_ops(vdev)->set_features(vdev, vdev->guest_features);
+    return !vdev_ops(vdev)->set_features ||
+           vdev_ops(vdev)->set_features(vdev, vdev->guest_features);
 }
 
 /* What was accepted stays until a reset, also by a legacy driver. */
@@ -510,7 +512,7 @@ static bool virtio_post_load(void *obj, uint32_t version, GError **error)
     VirtioDevice *vdev = obj;
     uint64_t unknown = vdev->guest_features & ~vdev->host_features;
 
-    /* Until FEATURES_OK a driver may have written anything; only that bit means acceptance (3.1.1). */
+    /* Until FEATURES_OK a driver may have written anything; that bit means acceptance (3.1.1). */
     if (unknown && (vdev->status & VIRTIO_STATUS_FEATURES_OK))
         return fail(error, ERR_CORRUPT, "the driver uses features 0x%" PRIx64 ", which this device "
                     "does not offer", unknown);
@@ -519,8 +521,8 @@ static bool virtio_post_load(void *obj, uint32_t version, GError **error)
             return false;
     vdev->broken = vdev->status & VIRTIO_STATUS_NEEDS_RESET;
     /* What derives from the driver's features, without a right to refuse them now. */
-    if ((vdev->status & (VIRTIO_STATUS_FEATURES_OK | VIRTIO_STATUS_DRIVER_OK)) && vdev_ops(vdev)->set_features &&
-        !vdev_ops(vdev)->set_features(vdev, vdev->guest_features))
+    if ((vdev->status & (VIRTIO_STATUS_FEATURES_OK | VIRTIO_STATUS_DRIVER_OK)) &&
+        vdev_ops(vdev)->set_features && !vdev_ops(vdev)->set_features(vdev, vdev->guest_features))
         return fail(error, ERR_CORRUPT, "features 0x%" PRIx64 " do not go together",
                     vdev->guest_features);
     return true;

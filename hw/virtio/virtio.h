@@ -5,8 +5,8 @@
  * "virtio-backend" and forwards properties to it.
  *
  * Threads: config space, status and features are changed under the VM lock.  A queue belongs to one
- * loop (the main one, or an iothread's); while the device runs, only that loop touches the ring, and
- * virtio_stop/start hand it over.
+ * loop (the main one, or an iothread's); while the device runs, only that loop touches the ring,
+ * and virtio_stop/start hand it over.
  */
 #pragma once
 #include <linux/virtio_config.h>
@@ -47,7 +47,7 @@ typedef struct VirtioDeviceOps {
     /* The driver's choice was accepted; false: refuse FEATURES_OK. */
     bool (*set_features)(VirtioDevice *vdev, uint64_t features);
     void (*get_config)(VirtioDevice *vdev, uint8_t *config);      /* fills config_size bytes */
-    void (*set_config)(VirtioDevice *vdev, unsigned offset, unsigned size);   /* config was written */
+    void (*set_config)(VirtioDevice *vdev, unsigned offset, unsigned size); /* config was written */
     /* Data plane, both may be absent; main thread.  start is called when DRIVER_OK is set (and on
      * resume), before the first handler runs; stop when it is cleared and before save/unrealize,
      * when no handler runs any more.  stop returns when no request is in flight (it may run the
@@ -69,7 +69,7 @@ struct VirtioDevice {
     Virtqueue **queues;                     /* by index */
     bool running;                           /* start was called */
     bool broken;                            /* atomic */
-    bool resetting;                         /* the driver asked for a reset; status reads as before */
+    bool resetting; /* the driver asked for a reset; status reads as before */
     bool vm_stopped;                        /* the run state, by the machine's hook */
     bool updating, update_again;            /* main thread: virtio_update is at work */
     bool restart;                           /* ... and is to stop and start */
@@ -81,9 +81,9 @@ struct VirtioDevice {
 };
 #define VIRTIO_DEVICE(ptr) ((VirtioDevice *)(ptr))
 
-/* Called by the device in its realize.  @handler runs in the queue's loop when the driver kicked; before
- * it returns it has found the ring empty and asked for the next kick (virtq_set_notification), or
- * knows itself when to go on. */
+/* Called by the device in its realize.  @handler runs in the queue's loop when the driver kicked;
+ * before it returns it has found the ring empty and asked for the next kick
+ * (virtq_set_notification), or knows itself when to go on. */
 typedef void VirtqHandler(VirtioDevice *vdev, Virtqueue *vq);
 Virtqueue *virtio_add_queue(VirtioDevice *vdev, unsigned max_size, VirtqHandler *handler);
 /* Which loop serves it from the next start on; default: the main loop. */
@@ -95,7 +95,7 @@ static inline bool virtio_has_feature(const VirtioDevice *vdev, unsigned bit)
 /* The device is broken: NEEDS_RESET, a config interrupt, and no queue is served any more (2.1.2).
  * Any thread; logs once as a guest error. */
 void virtio_break(VirtioDevice *vdev, const char *format, ...) G_GNUC_PRINTF(2, 3);
-void virtio_config_changed(VirtioDevice *vdev);          /* generation, config interrupt.  VM lock */
+void virtio_config_changed(VirtioDevice *vdev); /* generation, config interrupt.  VM lock */
 AddressSpace *virtio_dma(const VirtioDevice *vdev);      /* NULL: bus mastering is off */
 const char *virtio_name(const VirtioDevice *vdev);       /* for messages: its id or type */
 
@@ -120,7 +120,8 @@ typedef struct VirtioTransportOps {
     void (*notify_queue)(VirtioTransport *t, unsigned queue);    /* any thread */
     void (*notify_config)(VirtioTransport *t);                   /* any thread */
     AddressSpace *(*dma)(VirtioTransport *t);
-    /* While on, the driver's kicks of the queue signal @fd (ioeventfd); else they end in virtio_kick. */
+    /* While on, the driver's kicks of the queue signal @fd (ioeventfd); else they end in
+     * virtio_kick. */
     void (*set_host_notifier)(VirtioTransport *t, unsigned queue, int fd, bool on);
     void (*set_guest_notifiers)(VirtioTransport *t, bool on);    /* irqfds */
     void (*reset)(VirtioTransport *t);       /* the device was reset; VM lock */

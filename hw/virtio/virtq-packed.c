@@ -22,7 +22,8 @@ static void store16(uint8_t *p, uint16_t value)
 
 static VirtqPackedDesc read_desc(const uint8_t *table, unsigned i)
 {
-    uint64_t addr = ld_le64(table + DESC_SIZE * i), rest = ld_le64(table + DESC_SIZE * i + DESC_LEN);
+    uint64_t addr = ld_le64(table + DESC_SIZE * i),
+             rest = ld_le64(table + DESC_SIZE * i + DESC_LEN);
 
     __asm__ volatile("" : "+r"(addr), "+r"(rest));
     return (VirtqPackedDesc){ .addr = addr, .len = rest, .id = rest >> 32, .flags = rest >> 48 };

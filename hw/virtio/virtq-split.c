@@ -153,7 +153,8 @@ void virtq_split_set_notification(Virtqueue *vq, bool on)
         ring_store(used, RING_FLAGS, on ? 0 : VRING_USED_F_NO_NOTIFY);
         dma_window_dirty(&vq->device_w, RING_FLAGS, 2);
     } else if (on) {
-        /* avail_event (2.7.10).  Left behind it asks for nothing: that is how kicks are switched off. */
+        /* avail_event (2.7.10).  Left behind it asks for nothing: that is how kicks are switched
+         * off. */
         unsigned offset = RING_ELEMENTS + USED_ELEMENT_SIZE * vq->size;
         ring_store(used, offset, vq->avail_idx);
         dma_window_dirty(&vq->device_w, offset, 2);

@@ -1,6 +1,6 @@
 /*
- * Virtqueues: what both layouts share.  Chains are built from untrusted descriptors here; the order of
- * checks is that of virtio 1.2, 2.7.5 (descriptor table) and 2.7.5.3 (indirect).
+ * Virtqueues: what both layouts share.  Chains are built from untrusted descriptors here; the order
+ * of checks is that of virtio 1.2, 2.7.5 (descriptor table) and 2.7.5.3 (indirect).
  */
 #include "hw/virtio/virtq-int.h"
 #include "src/base/util.h"

@@ -35,13 +35,13 @@ typedef struct VirtqChain {
 bool virtq_pop(Virtqueue *vq, VirtqChain *chain);        /* false: empty or broken */
 void virtq_push(Virtqueue *vq, const VirtqChain *chain, uint32_t written);   /* completes (2.7.8) */
 void virtq_unpop(Virtqueue *vq, const VirtqChain *chain);/* the last popped one goes back */
-void virtq_flush(Virtqueue *vq);                         /* one interrupt decision for what was pushed */
+void virtq_flush(Virtqueue *vq); /* one interrupt decision for what was pushed */
 bool virtq_empty(Virtqueue *vq);
 /* Kick suppression; enabling returns false if something came meanwhile (look again: call
  * virtq_set_notification(vq, false) and pop). */
 bool virtq_set_notification(Virtqueue *vq, bool on);
-/* A chain that was popped and not pushed, for a device's state table.  After loading, the iovecs have
- * lengths only; virtq_map_chain finds the memory (when the guest's RAM is there, in start). */
+/* A chain that was popped and not pushed, for a device's state table.  After loading, the iovecs
+ * have lengths only; virtq_map_chain finds the memory (when the guest's RAM is there, in start). */
 void virtq_save_chain(const VirtqChain *chain, StateWriter *w);
 bool virtq_load_chain(VirtqChain *chain, StateReader *r, GError **error);
 bool virtq_map_chain(Virtqueue *vq, VirtqChain *chain);   /* false: the device is now broken */

@@ -7,7 +7,8 @@ static uint32_t cfg(TestVm *vm, unsigned bus, unsigned devfn, unsigned offset, u
     return pci_bus_config_read(vm->bus, bus, devfn, offset, size);
 }
 
-static void set(TestVm *vm, unsigned bus, unsigned devfn, unsigned offset, unsigned size, uint32_t v)
+static void set(TestVm *vm, unsigned bus, unsigned devfn, unsigned offset, unsigned size,
+                uint32_t v)
 {
     pci_bus_config_write(vm->bus, bus, devfn, offset, v, size);
 }
@@ -22,7 +23,8 @@ START_TEST(addresses)
     ck_assert_int_eq(test_device(vm, "virtio-rng-pci")->devfn, PCI_DEVFN(1, 0));
     /* Slot 2 has function 1 only: it is not free for an automatic address. */
     ck_assert_int_eq(test_device(vm, "virtio-rng-pci")->devfn, PCI_DEVFN(3, 0));
-    static const char *const bad[] = { "addr=20", "addr=1.8", "addr=x", "addr=1.", "addr=", "addr=1.1.1" };
+    static const char *const bad[] = { "addr=20", "addr=1.8", "addr=x",
+                                       "addr=1.", "addr=",    "addr=1.1.1" };
     for (unsigned i = 0; i < G_N_ELEMENTS(bad); i++) {
         g_autofree char *options = g_strconcat("virtio-rng-pci,", bad[i], NULL);
         g_autofree char *error = test_device_error(vm, options);

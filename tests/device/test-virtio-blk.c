@@ -136,7 +136,8 @@ static void check_request_types(Disk *d, bool indirect)
     ck_assert_uint_eq(request(d, 77, 0, 0, indirect), VIRTIO_BLK_S_UNSUPP);
     /* Out of the device, not whole sectors. */
     ck_assert_uint_eq(request(d, VIRTIO_BLK_T_IN, 2047, 1024, indirect), VIRTIO_BLK_S_IOERR);
-    ck_assert_uint_eq(request(d, VIRTIO_BLK_T_IN, UINT64_MAX - 1, 512, indirect), VIRTIO_BLK_S_IOERR);
+    ck_assert_uint_eq(request(d, VIRTIO_BLK_T_IN, UINT64_MAX - 1, 512, indirect),
+                      VIRTIO_BLK_S_IOERR);
     ck_assert_uint_eq(request(d, VIRTIO_BLK_T_OUT, 0, 100, indirect), VIRTIO_BLK_S_IOERR);
     ck_assert_uint_eq(test_status(d->v), 15);
 }
@@ -226,7 +227,9 @@ START_TEST(any_layout)
     /* Data and status in one buffer. */
     set_header(&d, VIRTIO_BLK_T_IN, 3);
     memset(data, 0xee, 2048);
-    TestBuffer in[] = { { d.header, 16, false }, { d.data, 512, true }, { d.data + 512, 513, true } };
+    TestBuffer in[] = { { d.header, 16, false },
+                        { d.data, 512, true },
+                        { d.data + 512, 513, true } };
     ck_assert_uint_eq(test_queue_do(d.q, in, G_N_ELEMENTS(in), false), 1025);
     ck_assert_mem_eq(image, data, 1024);
     ck_assert_uint_eq(data[1024], VIRTIO_BLK_S_OK);
@@ -262,9 +265,11 @@ START_TEST(configuration)
     ck_assert_uint_eq(guest_load(d.vm, c, 4), IMAGE_SIZE / 512);
     ck_assert_uint_eq(guest_load(d.vm, c + offsetof(struct virtio_blk_config, seg_max), 4), 62);
     ck_assert_uint_eq(guest_load(d.vm, c + offsetof(struct virtio_blk_config, blk_size), 4), 512);
-    ck_assert_uint_eq(guest_load(d.vm, c + offsetof(struct virtio_blk_config, physical_block_exp), 1), 3);
+    ck_assert_uint_eq(
+        guest_load(d.vm, c + offsetof(struct virtio_blk_config, physical_block_exp), 1), 3);
     ck_assert_uint_eq(guest_load(d.vm, c + offsetof(struct virtio_blk_config, min_io_size), 2), 16);
-    ck_assert_uint_eq(guest_load(d.vm, c + offsetof(struct virtio_blk_config, opt_io_size), 4), 128);
+    ck_assert_uint_eq(guest_load(d.vm, c + offsetof(struct virtio_blk_config, opt_io_size), 4),
+                      128);
     ck_assert_uint_eq(guest_load(d.vm, c + offsetof(struct virtio_blk_config, num_queues), 2), 3);
     ck_assert_uint_eq(d.v->num_queues, 3);
     ck_assert_uint_eq(d.q->size, 64);
@@ -361,7 +366,8 @@ START_TEST(intx)
 
     request(&d, VIRTIO_BLK_T_IN, 0, 512, false);
     ck_assert(d.vm->intx[3]);
-    ck_assert(pci_bus_config_read(d.vm->bus, 0, PCI_DEVFN(3, 0), PCI_STATUS, 2) & PCI_STATUS_INTERRUPT);
+    ck_assert(pci_bus_config_read(d.vm->bus, 0, PCI_DEVFN(3, 0), PCI_STATUS, 2) &
+              PCI_STATUS_INTERRUPT);
     ck_assert_uint_eq(guest_load(d.vm, d.v->isr, 1), VIRTIO_ISR_QUEUE);
     ck_assert(!d.vm->intx[3]);
     ck_assert_uint_eq(guest_load(d.vm, d.v->isr, 1), 0);
@@ -450,7 +456,9 @@ static void readable_after_writable(Disk *d)
 
 static void not_ram(Disk *d)
 {
-    TestBuffer b[] = { { d->header, 16, false }, { 1ull << 40, 512, true }, { d->status, 1, true } };
+    TestBuffer b[] = { { d->header, 16, false },
+                       { 1ull << 40, 512, true },
+                       { d->status, 1, true } };
     test_queue_add(d->q, b, 3, false);
 }
 
@@ -463,7 +471,9 @@ static void wraps_around(Disk *d)
 
 static void device_registers_as_buffer(Disk *d)
 {
-    TestBuffer b[] = { { d->header, 16, false }, { d->v->common, 16, true }, { d->status, 1, true } };
+    TestBuffer b[] = { { d->header, 16, false },
+                       { d->v->common, 16, true },
+                       { d->status, 1, true } };
     test_queue_add(d->q, b, 3, false);
 }
 
@@ -551,13 +561,13 @@ static bool is_broken(void *opaque)
     return (test_status(v) & VIRTIO_STATUS_NEEDS_RESET) && test_messages(v->vm, TEST_MSI_BASE);
 }
 
-/* The device that is broken says so, stays so until its reset, and its neighbour does not notice. */
+/* The device that is broken says so, until its reset, and its neighbour does not notice. */
 static void check_breach(const Breach *breach, bool packed, bool iothread)
 {
     TestVm *vm = test_vm_new();
     test_object(vm, "iothread,id=io0");
-    g_autofree char *extra = g_strconcat(packed ? ",packed=on" : "", iothread ? ",iothread=io0" : "",
-                                         NULL);
+    g_autofree char *extra =
+        g_strconcat(packed ? ",packed=on" : "", iothread ? ",iothread=io0" : "", NULL);
     Disk other = disk_on(vm, make_image(), "disk1", extra);
     Disk d = disk_on(vm, make_image(), "disk0", extra);
 
@@ -698,8 +708,8 @@ static GByteArray *save(Disk *d)
     return state;
 }
 
-/* In the middle of a ring: what the driver has added but the device not seen is served by the second
- * machine, whose memory is a copy of the first's. */
+/* In the middle of a ring: what the driver has added but the device not seen is served by the
+ * second machine, whose memory is a copy of the first's. */
 START_TEST(state_moves_to_another_machine)
 {
     const char *extra = _i ? ",packed=on,addr=5" : ",addr=5";
@@ -856,7 +866,8 @@ static bool used_something(void *opaque)
 /* Three failed requests wait through save and load, and are tried again. */
 START_TEST(rerror_stop_parks_requests)
 {
-    const char *extras[] = { ",rerror=stop", ",rerror=stop,iothread=io0", ",rerror=stop,packed=on" };
+    const char *extras[] = { ",rerror=stop", ",rerror=stop,iothread=io0",
+                             ",rerror=stop,packed=on" };
     Disk d = bad_disk(extras[_i]);
     GError *error = NULL;
 
@@ -940,7 +951,7 @@ static bool holds_three(void *opaque)
     return yes;
 }
 
-/* The reset returns when what was in flight is complete, and nothing is written to the ring later. */
+/* A reset returns when what was in flight is complete; nothing is written to the ring later. */
 START_TEST(reset_waits_for_requests)
 {
     Disk d = bad_disk(_i ? ",iothread=io0" : "");

@@ -79,7 +79,9 @@ static bool used(void *opaque)
 
 static void legacy_read(Legacy *l, uint64_t sector, uint8_t status)
 {
-    TestBuffer b[] = { { l->page, 16, false }, { l->page + 512, 512, true }, { l->page + 64, 1, true } };
+    TestBuffer b[] = { { l->page, 16, false },
+                       { l->page + 512, 512, true },
+                       { l->page + 64, 1, true } };
     uint8_t *header = guest_ptr(l->vm, l->page);
 
     l->q.v = &l->v;
@@ -147,7 +149,8 @@ START_TEST(identity)
 {
     Legacy l = legacy_new(variants[_i]);
 
-    ck_assert_uint_eq(pci_bus_config_read(l.vm->bus, 0, l.pci->devfn, PCI_VENDOR_ID, 4), 0x10011af4);
+    ck_assert_uint_eq(pci_bus_config_read(l.vm->bus, 0, l.pci->devfn, PCI_VENDOR_ID, 4),
+                      0x10011af4);
     ck_assert_uint_eq(pci_bus_config_read(l.vm->bus, 0, l.pci->devfn, PCI_REVISION_ID, 1), 0);
     ck_assert_uint_eq(pci_bus_config_read(l.vm->bus, 0, l.pci->devfn, PCI_SUBSYSTEM_ID, 2), 2);
     ck_assert_uint_eq(in(&l, VIRTIO_PCI_HOST_FEATURES, 4) >> VIRTIO_F_ANY_LAYOUT & 1, 1);
@@ -173,7 +176,9 @@ START_TEST(modern_beside_it)
     Legacy l = legacy_new("disable-legacy=off");
     TestVirtio *v = test_virtio_new(l.vm, l.pci);
     uint8_t *header = guest_ptr(l.vm, l.page);
-    TestBuffer b[] = { { l.page, 16, false }, { l.page + 512, 512, true }, { l.page + 64, 1, true } };
+    TestBuffer b[] = { { l.page, 16, false },
+                       { l.page + 512, 512, true },
+                       { l.page + 64, 1, true } };
 
     test_virtio_start(v, ~0ull, 1, 0);
     header[64] = 0xee;
@@ -209,7 +214,8 @@ END_TEST
 START_TEST(no_interface_is_refused)
 {
     TestVm *vm = test_vm_new();
-    g_autofree char *none = test_device_error(vm, "virtio-rng-pci,disable-modern=on,disable-legacy=on");
+    g_autofree char *none =
+        test_device_error(vm, "virtio-rng-pci,disable-modern=on,disable-legacy=on");
     ck_assert_msg(strstr(none, "disable-legacy"), "%s", none);
     g_autofree char *packed = test_device_error(vm, "virtio-rng-pci,disable-modern=on,packed=on");
     ck_assert_msg(strstr(packed, "packed"), "%s", packed);

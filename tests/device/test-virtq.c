@@ -1,7 +1,7 @@
 /*
- * Virtqueues against a model: a device of the test's own copies what is readable to what is writable and
- * answers in random order; the driver adds chains of random shapes.  Then rings full of noise, which may
- * break the device and nothing more.
+ * Virtqueues against a model: a device of the test's own copies what is readable to what is
+ * writable and answers in random order; the driver adds chains of random shapes.  Then rings full
+ * of noise, which may break the device and nothing more.
  */
 #include "hw/virtio/virtio-pci.h"
 #include "virtio-driver.h"
@@ -148,13 +148,13 @@ static bool send_one(Model *m)
     uint64_t page = g_array_index(m->pages, uint64_t, m->pages->len - 1), at = page;
     g_array_set_size(m->pages, m->pages->len - 1);
     for (unsigned i = 0; i < out + in; i++) {
-        uint32_t length = next_random(&m->seed) % 64;   /* 0, too: such a buffer is as if not there */
+        uint32_t length = next_random(&m->seed) % 64; /* 0, too: such a buffer is as if not there */
         buffers[i] = (TestBuffer){ at, length, i >= out };
         *(i < out ? &out_bytes : &in_bytes) += length;
         memset(guest_ptr(m->b.vm, at), i < out ? mark : 0, 128);
         at += 128;
     }
-    /* The tables of indirect descriptors need pages of their own, or the test runs out of memory. */
+    /* Indirect tables need pages of their own, or the test runs out of memory. */
     uint64_t next_page = m->b.vm->next_page;
     if (indirect)
         m->b.vm->next_page = page + BUFFER_BYTES / 2;
@@ -328,7 +328,8 @@ START_TEST(noise)
         TestQueue *q = b.q;
         uint64_t areas[] = { q->desc, q->driver, q->device, page };
         unsigned sizes[] = { 16 * q->size, 6 + 2 * q->size, 6 + 8 * q->size, 4096 };
-        TestBuffer buffers[] = { { page + next_random(&seed) % 2048, next_random(&seed) % 64, false },
+        TestBuffer buffers[] = { { page + next_random(&seed) % 2048, next_random(&seed) % 64,
+                                   false },
                                  { page + 2048, next_random(&seed) % 64, true } };
 
         b.vm->next_page = next_page;

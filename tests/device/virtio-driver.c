@@ -338,7 +338,8 @@ static void find_capabilities(TestVirtio *v, const uint64_t base[6])
          at = pci_load(v, at + PCI_CAP_LIST_NEXT, 1)) {
         unsigned id = pci_load(v, at, 1);
         if (id == PCI_CAP_ID_MSIX) {
-            uint32_t table = pci_load(v, at + PCI_MSIX_TABLE, 4), pba = pci_load(v, at + PCI_MSIX_PBA, 4);
+            uint32_t table = pci_load(v, at + PCI_MSIX_TABLE, 4),
+                     pba = pci_load(v, at + PCI_MSIX_PBA, 4);
             v->msix_table = base[table & 7] + (table & ~7u);
             v->pba = base[pba & 7] + (pba & ~7u);
             pci_store(v, at + PCI_MSIX_FLAGS, 2, PCI_MSIX_FLAGS_ENABLE);
@@ -511,7 +512,8 @@ static uint16_t add_split(TestQueue *q, const TestBuffer *b, unsigned n, uint16_
 
     for (unsigned i = 0; i < n; i++) {
         uint16_t next = (q->next_desc + 1) % q->size;
-        uint16_t flags = (b[i].write ? VRING_DESC_F_WRITE : 0) | (i + 1 < n ? VRING_DESC_F_NEXT : 0);
+        uint16_t flags =
+            (b[i].write ? VRING_DESC_F_WRITE : 0) | (i + 1 < n ? VRING_DESC_F_NEXT : 0);
         put_desc(ring(q, q->desc) + 16 * q->next_desc, b[i].gpa, b[i].len, flags | extra, next);
         q->next_desc = next;
     }
@@ -530,9 +532,9 @@ static uint16_t add_packed(TestQueue *q, const TestBuffer *b, unsigned n, uint16
     while (id < q->size - 1 && q->chain_len[id])
         id++;
     for (unsigned i = 0; i < n; i++) {
-        uint16_t flags = (b[i].write ? VRING_DESC_F_WRITE : 0) |
-                         (i + 1 < n ? VRING_DESC_F_NEXT : 0) | extra |
-                         1u << (q->avail_wrap ? VRING_PACKED_DESC_F_AVAIL : VRING_PACKED_DESC_F_USED);
+        uint16_t flags =
+            (b[i].write ? VRING_DESC_F_WRITE : 0) | (i + 1 < n ? VRING_DESC_F_NEXT : 0) | extra |
+            1u << (q->avail_wrap ? VRING_PACKED_DESC_F_AVAIL : VRING_PACKED_DESC_F_USED);
         uint8_t *d = ring(q, q->desc) + 16 * q->avail;
         put_desc(d, b[i].gpa, b[i].len, id, i ? flags : ld_le16(d + 14));
         if (!i)

@@ -1,6 +1,6 @@
 /*
- * A virtio driver in the test's process: a small machine with a PCI Express bus and RAM, interrupts that
- * are recorded, and rings of both layouts.  The test is the guest.
+ * A virtio driver in the test's process: a small machine with a PCI Express bus and RAM, interrupts
+ * that are recorded, and rings of both layouts.  The test is the guest.
  */
 #pragma once
 #include <linux/virtio_blk.h>
