@@ -387,9 +387,9 @@ bool cpu_model_set_msrs(const CpuModel *model, int vcpu_fd, bool first, GError *
 {
     for (unsigned i = 0; i < FEAT__COUNT; i++) {
         struct {
-            struct kvm_msrs head;
+            uint32_t nmsrs, pad;            /* as struct kvm_msrs */
             struct kvm_msr_entry entry;
-        } b = { .head.nmsrs = 1, .entry.index = feature_words[i].msr,
+        } b = { .nmsrs = 1, .entry.index = feature_words[i].msr,
                 .entry.data = model->features.word[i] };
         if (!b.entry.index || !b.entry.data || kvm_ioctl(vcpu_fd, KVM_SET_MSRS, &b) == 1)
             continue;

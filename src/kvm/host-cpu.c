@@ -44,9 +44,9 @@ static uint32_t entry_reg(const struct kvm_cpuid_entry2 *e, unsigned reg)
 static uint32_t supported_msr(Kvm *kvm, uint32_t index)
 {
     struct {
-        struct kvm_msrs head;
+        uint32_t nmsrs, pad;            /* as struct kvm_msrs */
         struct kvm_msr_entry entry;
-    } b = { .head.nmsrs = 1, .entry.index = index };
+    } b = { .nmsrs = 1, .entry.index = index };
     return kvm_ioctl(kvm->fd, KVM_GET_MSRS, &b) == 1 ? b.entry.data : 0;
 }
 

@@ -12,7 +12,7 @@
 #define XSAVE_MIN 4096                      /* struct kvm_xsave without extension */
 
 typedef struct MsrBuffer {
-    struct kvm_msrs head;
+    uint32_t nmsrs, pad;            /* as struct kvm_msrs */
     struct kvm_msr_entry entries[MSR_BATCH];
 } MsrBuffer;
 
@@ -97,7 +97,7 @@ static void get_msrs(Vcpu *vcpu, GArray *out)
     g_array_set_size(out, 0);
     for (unsigned next = 0; next < list->count;) {
         unsigned n = MIN(list->count - next, MSR_BATCH);
-        b->head.nmsrs = n;
+        b->nmsrs = n;
         for (unsigned i = 0; i < n; i++)
             b->entries[i] = (struct kvm_msr_entry){ .index = list->index[next + i] };
         int got = kvm_ioctl(vcpu->fd, KVM_GET_MSRS, b);
@@ -110,9 +110,9 @@ static void get_msrs(Vcpu *vcpu, GArray *out)
 static bool msr_is(Vcpu *vcpu, const struct kvm_msr_entry *want)
 {
     struct {
-        struct kvm_msrs head;
+        uint32_t nmsrs, pad;            /* as struct kvm_msrs */
         struct kvm_msr_entry entry;
-    } b = { .head.nmsrs = 1, .entry.index = want->index };
+    } b = { .nmsrs = 1, .entry.index = want->index };
     return kvm_ioctl(vcpu->fd, KVM_GET_MSRS, &b) == 1 && b.entry.data == want->data;
 }
 
@@ -123,7 +123,7 @@ static bool set_msrs(Vcpu *vcpu, const GArray *msrs, GError **error)
     g_autofree MsrBuffer *b = g_new0(MsrBuffer, 1);
     for (unsigned next = 0; next < msrs->len;) {
         unsigned n = MIN(msrs->len - next, MSR_BATCH);
-        b->head.nmsrs = n;
+        b->nmsrs = n;
         memcpy(b->entries, &g_array_index(msrs, struct kvm_msr_entry, next),
                n * sizeof(b->entries[0]));
         int done = MAX(kvm_ioctl(vcpu->fd, KVM_SET_MSRS, b), 0);
@@ -258,10 +258,10 @@ static void set_mtrrs(Vcpu *vcpu)
     enum { PHYSBASE0 = 0x200, PHYSMASK0, DEF_TYPE = 0x2ff, WRITE_BACK = 6, ENABLE = 1 << 11 };
     const uint64_t hole = 0xc0000000, size = GiB;
     struct {
-        struct kvm_msrs head;
+        uint32_t nmsrs, pad;            /* as struct kvm_msrs */
         struct kvm_msr_entry entries[3];
     } b = {
-        .head.nmsrs = 3,
+        .nmsrs = 3,
         .entries = {
             { .index = PHYSBASE0, .data = hole },                   /* type 0: uncacheable */
             { .index = PHYSMASK0,

@@ -345,7 +345,6 @@ END_TEST
 START_TEST(reset_brings_back_the_first_state)
 {
     Guest *g = guest_new(&(GuestConfig){ .cpus = 2 });
-    g_autoptr(GByteArray) before = g_byte_array_new(), after = g_byte_array_new();
     g_autofree char *first = vcpu_describe(kvm_vcpu(g->kvm, 0)), *other =
         vcpu_describe(kvm_vcpu(g->kvm, 1));
     ck_assert_ptr_nonnull(strstr(first, "RIP=000000000000fff0"));
