@@ -220,7 +220,7 @@ START_TEST(a_new_connection_starts_afresh)
     listen_at(vm, path);
     for (int i = 0; i < 3; i++) {
         Peer *p = peer_connect(path);
-        g_autoptr(json_object) greeting = peer_next(p);
+        g_autoptr(json_object) greeting G_GNUC_UNUSED = peer_next(p);
         event_stop(vm->root);
         peer_send(p, "{\"execute\": \"qmp_capabilities\"}");
         expect(p, "{\"return\": {}}");
@@ -420,7 +420,7 @@ START_TEST(out_of_band)
 {
     Vm *vm = new_vm();
     Peer *p = peer_new(vm, "mon0");
-    g_autoptr(json_object) greeting = peer_next(p);
+    g_autoptr(json_object) greeting G_GNUC_UNUSED = peer_next(p);
     ask(p, "{\"execute\": \"qmp_capabilities\", \"arguments\": {\"enable\": [\"oob\"]}}",
         "{\"return\": {}}");
     peer_send(p, "{\"exec-oob\": \"stop\"}");
@@ -493,7 +493,7 @@ START_TEST(a_command_that_waits)
 {
     Vm *vm = new_vm();
     Waiting w = { peer_new(vm, "mon0"), peer_ready(vm, "mon1"), NULL };
-    g_autoptr(json_object) greeting = peer_next(w.peer);
+    g_autoptr(json_object) greeting G_GNUC_UNUSED = peer_next(w.peer);
     ask(w.peer, "{\"execute\": \"qmp_capabilities\", \"arguments\": {\"enable\": [\"oob\"]}}",
         "{\"return\": {}}");
     waiting_open(&w, vm);
