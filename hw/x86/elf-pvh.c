@@ -158,7 +158,7 @@ static void add_start_info(const BootInput *in, BootPlan *plan, uint64_t initrd)
 bool pvh_plan(const BootInput *in, BootPlan *plan, GError **error)
 {
     Elf e = { 0 };
-    uint64_t entry, end, initrd;
+    uint64_t entry = 0, end, initrd;
 
     e.file = g_bytes_get_data(in->kernel, &e.size);
     if (!parse_head(&e, error) || !parse_entry(&e, &entry, error) ||
