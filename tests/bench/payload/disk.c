@@ -7,7 +7,8 @@
  * On some hosts (PVM) ring 0 is emulated at 4 million instructions a second, so the loop is few
  * instructions: all requests are made beforehand, one for each descriptor of the ring, and the avail
  * ring names them in order; to submit is to move avail->idx.  The host tells completion in used->idx,
- * which is polled, without interrupts.
+ * which is polled, without interrupts.  An emulated load or store of two bytes is two of one byte there:
+ * so avail->idx is written by XCHG, which is not, and a used->idx that cannot be is read again.
  */
 #include <stdint.h>
 
@@ -185,8 +186,7 @@ static void verify(unsigned size)
 
 static inline void submit_until(uint16_t index)
 {
-    *(volatile uint16_t *)&avail.index = index;
-    __asm__ volatile("lock; addl $0, (%%rsp)" ::: "memory");
+    __asm__ volatile("xchgw %0, %1" : "+r"(index), "+m"(avail.index) : : "memory"); /* a barrier too */
     if (!(used.flags & NO_NOTIFY))
         *notify = 0;
 }
@@ -208,7 +208,7 @@ void payload_main(void)
     submit_until(seen + DEPTH);
     for (;;) {
         uint16_t now = used.index;
-        if (now == seen)
+        if (now == seen || (uint16_t)(now - seen) > DEPTH)
             continue;
         left -= (uint16_t)(now - seen);
         seen = now;
