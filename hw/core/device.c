@@ -254,8 +254,8 @@ bool device_unplug(Machine *m, const char *id, GError **error)
         return fail(error, ERR_DEVICE_NOT_FOUND, "Device '%s' not found", id);
     ops = dev->bus ? type_ops(dev->bus->obj.type) : NULL;
     if (!ops || !ops->unplug)
-        return fail(error, ERR_UNSUPPORTED, "%s '%s' cannot be unplugged from a running machine",
-                    dev->bus ? "bus" : "device", dev->bus ? dev->bus->obj.name : id);
+        return fail(error, ERR_UNSUPPORTED, "device '%s' cannot be unplugged from a running machine",
+                    id);
     return ops->unplug(dev->bus, dev, error);
 }
 
