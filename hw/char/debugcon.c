@@ -100,7 +100,7 @@ static const Property debugcon_props[] = {
 };
 
 static const Type debugcon_type = {
-    .name = "isa-debugcon",
+    .name = "isa-debugcon", .category = "Character",
     .parent = "isa-device",
     .help = "ISA debug console",
     .size = sizeof(Debugcon),

@@ -488,7 +488,7 @@ static const Property serial_props[] = {
 };
 
 static const Type serial_type = {
-    .name = "isa-serial",
+    .name = "isa-serial", .category = "Character",
     .parent = "isa-device",
     .help = "ISA serial port (16550A)",
     .size = sizeof(Serial),

@@ -80,6 +80,7 @@ static const PciDeviceOps root_port_ops = {
 
 static const Type root_port_type = {
     .name = "pcie-root-port", .parent = "pci-bridge-base", .help = "PCI Express root port",
+    .category = "Bridge",
     .size = sizeof(PcieRootPort), .user_creatable = true, .props = root_port_props,
     .realize = root_port_realize, .ops = &root_port_ops,
 };

@@ -336,6 +336,6 @@ static const Type virtio_blk_type = {
 };
 TYPE_REGISTER(virtio_blk_type)
 
-VIRTIO_PCI_REGISTER(virtio_blk_pci, "virtio-blk-pci", "virtio block device",
+VIRTIO_PCI_REGISTER(virtio_blk_pci, "virtio-blk-pci", "virtio block device", "Storage",
                     .device = "virtio-blk-device", .legacy_device_id = 0x1001,
                     .pci.class_code = 0x010000)

@@ -1,7 +1,7 @@
 /*
  * virtio over PCI (virtio 1.2, 4.1).  A user-visible type such as virtio-rng-pci is a table made by
  *
- *     VIRTIO_PCI_REGISTER(virtio_rng_pci, "virtio-rng-pci", "virtio entropy device",
+ *     VIRTIO_PCI_REGISTER(virtio_rng_pci, "virtio-rng-pci", "virtio entropy device", NULL,
  *                         .device = "virtio-rng-device", .pci.class_code = 0x00ff00, …);
  *
  * in the device's own file.  The types NAME-non-transitional and NAME-transitional, by which
@@ -28,14 +28,15 @@ extern const Property virtio_pci_non_transitional_props[], virtio_pci_transition
                               .user_creatable = true, .props = props_ };                           \
     TYPE_REGISTER(var)
 
-#define VIRTIO_PCI_REGISTER(var, name_, help_, ...)                                                \
+#define VIRTIO_PCI_REGISTER(var, name_, help_, category_, ...)                                     \
     static const VirtioPciInfo var##_info = {                                                      \
         .pci = { .express = true, .config_reading = virtio_pci_config_reading,                     \
                  .config_written = virtio_pci_config_written },                                    \
         __VA_ARGS__                                                                                \
-    };                                       \
+    };                                                                                             \
     static const Type var = { .name = (name_), .parent = "virtio-pci", .help = (help_),            \
-                              .user_creatable = true, .ops = &var##_info };                        \
+                              .category = (category_), .user_creatable = true,                     \
+                              .ops = &var##_info };                                                \
     TYPE_REGISTER(var)                                                                             \
     VIRTIO_PCI_VARIANT(var##_non_transitional, name_, "-non-transitional",                         \
                        help_ ", virtio 1 only", virtio_pci_non_transitional_props)                 \

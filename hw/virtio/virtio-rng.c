@@ -165,6 +165,6 @@ static const Type virtio_rng_type = {
 };
 TYPE_REGISTER(virtio_rng_type)
 
-VIRTIO_PCI_REGISTER(virtio_rng_pci, "virtio-rng-pci", "virtio entropy device",
+VIRTIO_PCI_REGISTER(virtio_rng_pci, "virtio-rng-pci", "virtio entropy device", NULL,
                     .device = "virtio-rng-device", .legacy_device_id = 0x1005,
                     .pci.class_code = 0x00ff00)

@@ -70,7 +70,7 @@ static const Type echo_type = {
     .realize = echo_realize, .ops = &echo_ops,
 };
 TYPE_REGISTER(echo_type)
-VIRTIO_PCI_REGISTER(test_echo_pci, "test-echo-pci", "echo", .device = "test-echo-device",
+VIRTIO_PCI_REGISTER(test_echo_pci, "test-echo-pci", "echo", NULL, .device = "test-echo-device",
                     .pci.class_code = 0x00ff00)
 
 /* Answers the held chain @i: the writable part gets what the readable one says. */
