@@ -256,8 +256,10 @@ const Section *flatview_find(const FlatView *view, Gpa addr)
     if (hits[slot].generation == view->generation && addr >= s->range.addr && addr <= s->last)
         return s;
     low = first_ending_at(view, addr);
+    if (low == view->count) /* also where the view is empty, and has no array */
+        return NULL;
     s = &view->sections[low];
-    if (low == view->count || s->range.addr > addr)
+    if (s->range.addr > addr)
         return NULL;
     hits[slot].generation = view->generation;
     hits[slot].section = s;

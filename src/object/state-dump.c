@@ -159,7 +159,7 @@ static bool dump_object(const Record *object, json_object *out, GError **error)
 json_object *state_dump(const uint8_t *data, size_t length, GError **error)
 {
     g_autoptr(json_object) out = json_object_new_object();
-    Cursor c = { data, data + length };
+    Cursor c = { data, length ? data + length : data };
 
     if (length >= STATE_MAGIC_SIZE && !memcmp(data, STATE_MAGIC, STATE_MAGIC_SIZE))
         c.p += STATE_MAGIC_SIZE;

@@ -395,7 +395,7 @@ static bool walk_object(Load *load, Object *obj, Cursor c, GError **error)
 bool object_load_state(Object *obj, const char *id, const uint8_t *data, size_t length,
                        size_t *ret_used, GError **error)
 {
-    Cursor c = { data, data + length };
+    Cursor c = { data, length ? data + length : data };
     Record r;
     Load load;
     bool ok;
@@ -526,7 +526,7 @@ bool tree_load_state(Object *top, const uint8_t *data, size_t length, GError **e
     g_array_set_clear_func(targets, clear_target);
     object_walk(top, collect_target, targets);
     load_init(&load);
-    ok = check_tree(&load, targets, (Cursor){ data, data + length }, error) &&
+    ok = check_tree(&load, targets, (Cursor){ data, length ? data + length : data }, error) &&
          apply_tree(&load, targets, error);
     load_clear(&load);
     return ok;
