@@ -552,6 +552,16 @@ const CliOption *cli_option_find(const char *name)
     return NULL;
 }
 
+/* What people who come from QEMU will type; the nearest word would only mislead them. */
+static const char *const not_offered[] = {
+    "acpitable", "audio", "cdrom", "chroot", "compat", "dtb", "fda", "fdb", "fsdev",
+    "full-screen", "fw_cfg", "gdb", "hda", "hdb", "hdc", "hdd", "icount", "incoming", "iscsi",
+    "k", "loadvm", "mtdblock", "netdev", "numa", "only-migratable", "option-rom", "pflash",
+    "plugin", "preconfig", "run-with", "runas", "s", "sandbox", "sd", "sdl", "seed",
+    "semihosting", "set", "smbios", "snapshot", "spice", "tb-size", "tpmdev", "usb", "usbdevice",
+    "virtfs", "vnc", "watchdog", "watchdog-action", "writeconfig", NULL
+};
+
 static bool unknown_option(const char *word, GError **error)
 {
     const char *names[2 * G_N_ELEMENTS(cli_options) + 1];
@@ -563,6 +573,10 @@ static bool unknown_option(const char *word, GError **error)
             names[n++] = o->alias;
     }
     names[n] = NULL;
+    if (g_strv_contains(not_offered, word)) {
+        fail(error, ERR_UNSUPPORTED, "-%s: an option of QEMU that this build does not offer", word);
+        return error_hint(error, "-help lists the options there are");
+    }
     const char *near = nearest_word(word, names);
 
     fail(error, ERR_UNKNOWN_PARAMETER, "-%s: no such option", word);

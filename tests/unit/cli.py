@@ -68,6 +68,8 @@ class Errors(unittest.TestCase):
         (["-action", "reboot=explode"], "explode", ""),
         (["-add-fd", "fd=999,set=1"], "999", ""),
         (["-global", "nonsense"], "nonsense", "DRIVER"),
+        (["-vnc", ":0"], "-vnc: an option of QEMU", ""),
+        (["-incoming", "defer"], "-incoming: an option of QEMU", ""),
         (["-display", "gtk"], "none", ""),
         (["-net", "user"], "none", ""),
         (["-readconfig", "/no/such"], "/no/such", ""),
