@@ -162,7 +162,7 @@ class ElfKernel(Guest):
     """The ELF of linux-image-amd64, started by its PVH note; two vCPUs; the guest reboots itself."""
     flavour = "amd64"
     cpus = 2
-    group = 1
+    group = 3
 
     def command_line(self):
         line = super().command_line()
