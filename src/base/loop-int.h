@@ -71,6 +71,7 @@ struct Loop {
     GPtrArray *polls;          /* of LoopPoll */
     LoopPollParams poll_params;
     int64_t poll_ns;           /* how long a turn polls before it sleeps; adapts */
+    unsigned poll_misses, poll_pause; /* see adapt() */
 
     RingState ring_state;
     int ring_errno;

@@ -431,19 +431,30 @@ static bool busy_poll(Loop *loop, int64_t start, int64_t timeout_ns)
     return false;
 }
 
-/* @ns: from the turn's begin until something was there. */
+/*
+ * @ns: from the turn's begin until something was there.  After a sleep that holds the time to wake up,
+ * too (WAKE_NS): what looks a little too long may be in reach of polling, so it is tried.  Polling the
+ * whole max_ns in vain MISSES_MAX times in a row ends it for the next PAUSE_TURNS sleeps.
+ */
 static void adapt(Loop *loop, int64_t ns)
 {
+    enum { WAKE_NS = 30000, MISSES_MAX = 8, PAUSE_TURNS = 256 };
     const LoopPollParams *p = &loop->poll_params;
-    if (ns <= loop->poll_ns)
-        return;
-    if (ns > p->max_ns) {
+
+    if (ns <= loop->poll_ns) {
+        loop->poll_misses = 0;
+    } else if (ns > p->max_ns + WAKE_NS) {
         loop->poll_ns = p->shrink > 0 ? loop->poll_ns / p->shrink : 0;
-    } else {
+    } else if (loop->poll_pause) {
+        loop->poll_pause--;
+    } else if (loop->poll_ns < p->max_ns) {
         int64_t factor = p->grow > 0 ? p->grow : 2;
         bool small = loop->poll_ns < p->max_ns / factor;
         loop->poll_ns = !loop->poll_ns ? POLL_FIRST_NS : small ? loop->poll_ns * factor : p->max_ns;
         loop->poll_ns = MIN(loop->poll_ns, p->max_ns);
+    } else if (++loop->poll_misses == MISSES_MAX) {
+        loop->poll_misses = loop->poll_ns = 0;
+        loop->poll_pause = PAUSE_TURNS;
     }
 }
 
