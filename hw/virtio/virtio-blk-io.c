@@ -10,6 +10,9 @@
 
 enum { HEADER_SIZE = sizeof(struct virtio_blk_outhdr), STATUS_SIZE = 1 };
 
+/* Taken in one turn of the loop: the driver gets these answers while the next are being read. */
+enum { TURN_REQUESTS = 8 };
+
 /* ---- The pool ---- */
 
 void virtio_blk_queue_init(BlkQueue *q, VirtioBlk *blk, Virtqueue *vq, unsigned iov_max)
@@ -337,7 +340,7 @@ static unsigned take_requests(BlkQueue *q, unsigned budget)
 void virtio_blk_kick(VirtioDevice *vdev, Virtqueue *vq)
 {
     BlkQueue *q = &VIRTIO_BLK(vdev)->queues[virtq_index(vq)];
-    unsigned budget = virtq_size(vq);
+    unsigned budget = MIN(virtq_size(vq), TURN_REQUESTS);
 
     do {
         virtq_set_notification(vq, false);
