@@ -1,6 +1,6 @@
 /*
  * The block device's data plane (virtio 1.2, 5.2.6): from a kick to the interrupt, in the queue's
- * loop and without a lock or an allocation.  A kick takes everything that is in the ring; each
+ * loop and without a lock or an allocation.  A kick takes what is in the ring, some in a turn; each
  * request is a coroutine; what completes in one turn of the loop is published together by a bottom
  * half.
  */
