@@ -428,17 +428,16 @@ static bool setup_drives(Vm *vm, const Config *c, GError **error)
     return true;
 }
 
-/* A chardev from a short text, with a monitor on it if it is "mon:…".  *ret: NULL for "none". */
+/* A chardev from a short text; *ret is NULL for "none". */
 static bool make_chardev(Vm *vm, const char *id, const char *text, Chardev **ret, GError **error)
 {
-    g_autoptr(GError) why = NULL;
+    GError *why = NULL;
 
     *ret = chardev_create_compat(vm->root, id, text, &why);
-    if (why) {
-        g_propagate_error(error, g_steal_pointer(&why));
-        return false;
-    }
-    return !*ret || !g_str_has_prefix(text, "mon:") || monitor_add_hmp(vm, *ret, error);
+    if (!why)
+        return true;
+    g_propagate_error(error, why);
+    return false;
 }
 
 static bool add_serial(Vm *vm, unsigned n, const char *text, const char *driver, const char *prefix,
@@ -448,6 +447,8 @@ static bool add_serial(Vm *vm, unsigned n, const char *text, const char *driver,
     Chardev *chardev;
 
     if (!make_chardev(vm, id, text, &chardev, error))
+        return false;
+    if (chardev && g_str_has_prefix(text, "mon:") && !monitor_add_hmp(vm, chardev, error))
         return false;
     return !chardev || add_simple_device(vm, driver, "chardev", chardev_id(chardev), error);
 }
@@ -501,11 +502,6 @@ static bool setup_devices(Vm *vm, const Config *c, GError **error)
 
 typedef bool MonitorAdd(Vm *vm, Chardev *chardev, GError **error);
 
-static bool add_hmp(Vm *vm, Chardev *chardev, GError **error)
-{
-    return monitor_add_hmp(vm, chardev, error);
-}
-
 static bool add_qmp(Vm *vm, Chardev *chardev, GError **error)
 {
     return monitor_add_qmp(vm, chardev, false, error);
@@ -521,14 +517,10 @@ static bool add_monitors(Vm *vm, const GPtrArray *texts, const char *prefix, Mon
 {
     for (unsigned i = 0; i < texts->len; i++) {
         g_autofree char *id = g_strdup_printf("compat_%s%u", prefix, i);
-        g_autoptr(GError) why = NULL;
-        Chardev *chardev = chardev_create_compat(vm->root, id, g_ptr_array_index(texts, i), &why);
+        Chardev *chardev;
 
-        if (why) {
-            g_propagate_error(error, g_steal_pointer(&why));
-            return error_prefix(error, "-%s: ", prefix);
-        }
-        if (chardev && !add(vm, chardev, error))
+        if (!make_chardev(vm, id, g_ptr_array_index(texts, i), &chardev, error) ||
+            (chardev && !add(vm, chardev, error)))
             return error_prefix(error, "-%s: ", prefix);
     }
     return true;
@@ -557,7 +549,7 @@ static bool add_mon(Vm *vm, json_object *opts, GError **error)
 static bool setup_monitors(Vm *vm, const Config *c, GError **error)
 {
     monitor_set_command_line_options(vm, cli_describe_options());
-    if (!add_monitors(vm, c->monitors, "monitor", add_hmp, error) ||
+    if (!add_monitors(vm, c->monitors, "monitor", monitor_add_hmp, error) ||
         !add_monitors(vm, c->qmps, "qmp", add_qmp, error) ||
         !add_monitors(vm, c->qmps_pretty, "qmp-pretty", add_qmp_pretty, error))
         return false;

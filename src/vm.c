@@ -313,10 +313,10 @@ void vm_free(Vm *vm)
     if (vm->kvm)
         kvm_vcpus_destroy(vm->kvm);
     /* Devices let go of KVM's interrupts, then KVM of the machine's address spaces. */
-    if (vm->machine)
+    if (vm->machine) {
         object_ref(vm->machine);
-    if (vm->machine)
         machine_delete(vm->machine);
+    }
     if (vm->block)
         block_graph_close(vm->block);
     if (vm->kvm)
