@@ -31,7 +31,9 @@ typedef enum BlockPerm {
 typedef enum BlockReqFlags {
     BLOCK_FUA = 1,                         /* on stable storage when it completes */
     BLOCK_MAY_UNMAP = 2,                   /* zero: the space may be freed */
-    BLOCK_NO_FALLBACK = 4                  /* zero: -ENOTSUP rather than writing zeroes */
+    BLOCK_NO_FALLBACK = 4,                 /* zero: -ENOTSUP rather than writing zeroes */
+    BLOCK_COMPRESSED = 8                   /* write: whole clusters, kept compressed; -ENOTSUP where
+                                              the format cannot */
 } BlockReqFlags;
 
 /* The graph of a machine; made by vm.c, tests and tools. */

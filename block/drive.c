@@ -3,12 +3,12 @@
  * Its options become the options of a format node on a protocol node; the result has a name (id=)
  * by which -device drive= finds it.
  */
+#include "block/chain.h"
 #include "block/node.h"
 #include "block/probe.h"
 #include "src/base/util.h"
 #include <errno.h>
 #include <string.h>
-#include <sys/stat.h>
 
 static const char *const iface_words[] = { "none", "ide", "scsi", "floppy", "pflash", "mtd", "sd",
                                            "virtio", "xen", NULL };
@@ -191,39 +191,6 @@ static void put_bool(json_object *obj, const char *key, bool value)
     json_object_object_add(obj, key, json_object_new_boolean(value));
 }
 
-static bool is_device(const char *path)
-{
-    struct stat st;
-
-    return stat(path, &st) == 0 && (S_ISBLK(st.st_mode) || S_ISCHR(st.st_mode));
-}
-
-/* "json:{…}", "PROTOCOL:…", or a path. */
-static json_object *options_of_filename(const char *filename, GError **error)
-{
-    size_t scheme = strspn(filename, G_CSET_a_2_z G_CSET_A_2_Z G_CSET_DIGITS "+-.");
-    json_object *options;
-
-    if (g_str_has_prefix(filename, "json:"))
-        return json_parse(filename + 5, strlen(filename + 5), error);
-    if (filename[scheme] == ':' && scheme && strchr(filename, '/') != filename + scheme - 1) {
-        g_autofree char *name = g_strndup(filename, scheme);
-
-        if (strcmp(name, "file")) {
-            fail(error, ERR_UNSUPPORTED, "'%s': the protocol '%s' is not in this build", filename,
-                 name);
-            error_hint(error, "if it is the name of a file, write file:%s or ./%s", filename,
-                       filename);
-            return NULL;
-        }
-        filename += scheme + 1;
-    }
-    options = json_object_new_object();
-    put_str(options, "driver", is_device(filename) ? "host_device" : "file");
-    put_str(options, "filename", filename);
-    return options;
-}
-
 static void move_member(json_object *from, json_object *to, const char *key)
 {
     json_object *value = options_take(from, key);
@@ -242,8 +209,8 @@ static json_object *options_of_members(json_object *file, GError **error)
         json_object_deep_copy(file, &options, NULL);
         return options;
     }
-    options = options_of_filename(json_object_get_string(filename), error);
-    if (json_object_is_type(options, json_type_object)) {
+    options = block_filename_options(json_object_get_string(filename), NULL, error);
+    if (options) {
         json_object_object_foreach(file, key, value)
         {
             if (strcmp(key, "filename"))
@@ -256,15 +223,10 @@ static json_object *options_of_members(json_object *file, GError **error)
 static json_object *protocol_options(const DriveOptions *d, json_object *options, GError **error)
 {
     json_object *protocol = d->file ? options_of_members(d->file, error)
-                                    : options_of_filename(d->filename, error);
+                                    : block_filename_options(d->filename, NULL, error);
 
     if (!protocol)
         return NULL;
-    if (!json_object_is_type(protocol, json_type_object)) {
-        fail(error, ERR_WRONG_TYPE, "json: needs an object");
-        json_object_put(protocol);
-        return NULL;
-    }
     move_member(options, protocol, "aio");
     return protocol;
 }

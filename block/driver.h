@@ -5,6 +5,23 @@
 #pragma once
 #include "block/block.h"
 
+typedef struct BlockImageVerbs BlockImageVerbs;   /* block/image.h */
+
+/* Block status: what `bytes` from an offset on are. */
+enum {
+    BLOCK_MAP_DATA = 1,                    /* to be read */
+    BLOCK_MAP_ZERO = 2,                    /* reads as zeroes */
+    BLOCK_MAP_OFFSET_VALID = 4,            /* host_offset and host_node tell where the bytes are */
+    BLOCK_MAP_ALLOCATED = 8,               /* this image says what they are, not its backing file */
+    BLOCK_MAP_COMPRESSED = 16
+};
+typedef struct BlockMap {
+    uint64_t bytes;                        /* alike, from the offset asked for */
+    unsigned flags;
+    uint64_t host_offset;                  /* in host_node */
+    BlockNode *host_node;                  /* the node that holds them: the lowest one that says so */
+} BlockMap;
+
 typedef struct BlockDriver {
     const char *name, *help;
     size_t size;                           /* of the driver's own state, zeroed */
@@ -12,6 +29,8 @@ typedef struct BlockDriver {
     bool is_protocol;                      /* bottom of the graph: no child node of its own */
     bool is_filter;                        /* shows its file child's data; the child does the alignment,
                                               bouncing and splitting of requests */
+    bool is_format;                        /* decides itself what its bytes are: the end of a row of
+                                              filters (block/chain.h), also where is_filter is set */
     bool grows;                            /* a write past the end makes the node longer */
     unsigned write_flags;                  /* BlockReqFlags that co_write honours; the core flushes
                                               after a write for a BLOCK_FUA that is not among them */
@@ -30,9 +49,8 @@ typedef struct BlockDriver {
                                                             /* absent or -ENOTSUP: zeroes are written */
     int co_fn (*co_discard)(BlockNode *node, uint64_t offset, uint64_t bytes);
                                                             /* absent: nothing happens */
-    /* Data, zero or hole: *ret_bytes from offset on are alike.  Absent: all data. */
-    int co_fn (*co_map)(BlockNode *node, uint64_t offset, uint64_t bytes, uint64_t *ret_bytes,
-                        unsigned *ret_flags, uint64_t *ret_host_offset);
+    /* Data, zero or hole.  Absent: all data. */
+    int co_fn (*co_map)(BlockNode *node, uint64_t offset, uint64_t bytes, BlockMap *map);
     int co_fn (*co_resize)(BlockNode *node, uint64_t bytes, GError **error);
     bool (*set_perm)(BlockNode *node, unsigned perm, unsigned shared, GError **error); /* image locks */
     /* What the child @key is asked for when @node's users ask for *perm and *shared; adjusts them.
@@ -43,6 +61,10 @@ typedef struct BlockDriver {
     void (*describe)(BlockNode *node, json_object *info);   /* adds members to BlockDeviceInfo */
     json_object *(*stats)(BlockNode *node);                 /* BlockStats' driver-specific */
     void (*probe_sizes)(const BlockNode *node, BlockSizes *sizes);   /* absent: as the file child */
+    const BlockImageVerbs *image;          /* creating, checking, snapshots, …; NULL: none of them */
+    /* Names that are not paths: "nbd" and "nbd+unix" for nbd://…; NULL-ended, may be NULL. */
+    const char *const *uri_schemes;
+    json_object *(*parse_uri)(const char *uri, GError **error);   /* to the node's options */
 } BlockDriver;
 
 void block_driver_register(const BlockDriver *driver);
@@ -84,9 +106,6 @@ int co_fn block_node_co_zero(BlockNode *node, uint64_t offset, uint64_t bytes, u
 int co_fn block_node_co_discard(BlockNode *node, uint64_t offset, uint64_t bytes);
 int co_fn block_node_co_resize(BlockNode *node, uint64_t bytes, GError **error);
 
-/* Block status: what *ret_bytes from @offset on (1 … bytes) are. */
-enum { BLOCK_MAP_DATA = 1, BLOCK_MAP_ZERO = 2, BLOCK_MAP_OFFSET_VALID = 4, BLOCK_MAP_ALLOCATED = 8 };
-int co_fn block_node_co_map(BlockNode *node, uint64_t offset, uint64_t bytes, uint64_t *ret_bytes,
-                            unsigned *ret_flags, uint64_t *ret_host_offset);
+int co_fn block_node_co_map(BlockNode *node, uint64_t offset, uint64_t bytes, BlockMap *map);
 
 /* AIO engines: async reads and writes on a descriptor, in the current loop.  block/aio.h. */

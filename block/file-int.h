@@ -28,6 +28,5 @@ int co_fn file_co_write(BlockNode *node, uint64_t offset, const struct iovec *io
 int co_fn file_co_flush(BlockNode *node);
 int co_fn file_co_zero(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags);
 int co_fn file_co_discard(BlockNode *node, uint64_t offset, uint64_t bytes);
-int co_fn file_co_map(BlockNode *node, uint64_t offset, uint64_t bytes, uint64_t *ret_bytes,
-                      unsigned *ret_flags, uint64_t *ret_host_offset);
+int co_fn file_co_map(BlockNode *node, uint64_t offset, uint64_t bytes, BlockMap *map);
 int co_fn file_co_resize(BlockNode *node, uint64_t bytes, GError **error);

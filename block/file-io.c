@@ -129,8 +129,7 @@ static int do_map(void *arg)
     return call->hole < 0 ? -errno : 0;
 }
 
-int co_fn file_co_map(BlockNode *node, uint64_t offset, uint64_t bytes, uint64_t *ret_bytes,
-                      unsigned *ret_flags, uint64_t *ret_host_offset)
+int co_fn file_co_map(BlockNode *node, uint64_t offset, uint64_t bytes, BlockMap *map)
 {
     FileNode *file = block_node_state(node);
     MapCall call = { .fd = file->aio.fd, .offset = offset };
@@ -140,10 +139,10 @@ int co_fn file_co_map(BlockNode *node, uint64_t offset, uint64_t bytes, uint64_t
 
     if (ret == 0)
         until = MIN(until, (uint64_t)(is_hole ? call.data : call.hole));
-    *ret_bytes = MAX(until, offset + 1) - offset;
-    *ret_flags = BLOCK_MAP_OFFSET_VALID | (is_hole ? BLOCK_MAP_ZERO : BLOCK_MAP_DATA) |
-                 (is_hole ? 0 : BLOCK_MAP_ALLOCATED);
-    *ret_host_offset = offset;
+    *map = (BlockMap){ .bytes = MAX(until, offset + 1) - offset, .host_offset = offset,
+                       .host_node = node,
+                       .flags = BLOCK_MAP_OFFSET_VALID | BLOCK_MAP_ALLOCATED |
+                                (is_hole ? BLOCK_MAP_ZERO : BLOCK_MAP_DATA) };
     return 0;
 }
 

@@ -495,16 +495,13 @@ int co_fn block_node_co_flush(BlockNode *node)
 
 /* Map and resize. */
 
-int co_fn block_node_co_map(BlockNode *node, uint64_t offset, uint64_t bytes, uint64_t *ret_bytes,
-                            unsigned *ret_flags, uint64_t *ret_host_offset)
+int co_fn block_node_co_map(BlockNode *node, uint64_t offset, uint64_t bytes, BlockMap *map)
 {
     if (!in_bounds(node, offset, bytes) || !bytes)
         return -EIO;
     if (node->driver->co_map)
-        return node->driver->co_map(node, offset, bytes, ret_bytes, ret_flags, ret_host_offset);
-    *ret_bytes = bytes;
-    *ret_flags = BLOCK_MAP_DATA | BLOCK_MAP_ALLOCATED;
-    *ret_host_offset = 0;
+        return node->driver->co_map(node, offset, bytes, map);
+    *map = (BlockMap){ .bytes = bytes, .flags = BLOCK_MAP_DATA | BLOCK_MAP_ALLOCATED };
     return 0;
 }
 

@@ -70,14 +70,13 @@ static int co_fn null_co_flush(BlockNode *node)
     return null_wait(block_node_state(node));
 }
 
-static int co_fn null_co_map(BlockNode *node, uint64_t offset, uint64_t bytes, uint64_t *ret_bytes,
-                             unsigned *ret_flags, uint64_t *ret_host_offset)
+static int co_fn null_co_map(BlockNode *node, uint64_t offset, uint64_t bytes, BlockMap *map)
 {
     Null *null = block_node_state(node);
 
-    *ret_bytes = bytes;
-    *ret_flags = BLOCK_MAP_OFFSET_VALID | (null->read_zeroes ? BLOCK_MAP_ZERO : BLOCK_MAP_DATA);
-    *ret_host_offset = offset;
+    *map = (BlockMap){ .bytes = bytes, .host_offset = offset, .host_node = node,
+                       .flags = BLOCK_MAP_OFFSET_VALID | BLOCK_MAP_ALLOCATED |
+                                (null->read_zeroes ? BLOCK_MAP_ZERO : BLOCK_MAP_DATA) };
     return 0;
 }
 

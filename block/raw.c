@@ -104,13 +104,11 @@ static int co_fn raw_co_discard(BlockNode *node, uint64_t offset, uint64_t bytes
     return block_node_co_discard(raw->file, raw->offset + offset, bytes);
 }
 
-static int co_fn raw_co_map(BlockNode *node, uint64_t offset, uint64_t bytes, uint64_t *ret_bytes,
-                            unsigned *ret_flags, uint64_t *ret_host_offset)
+static int co_fn raw_co_map(BlockNode *node, uint64_t offset, uint64_t bytes, BlockMap *map)
 {
     Raw *raw = block_node_state(node);
 
-    return block_node_co_map(raw->file, raw->offset + offset, bytes, ret_bytes, ret_flags,
-                             ret_host_offset);
+    return block_node_co_map(raw->file, raw->offset + offset, bytes, map);
 }
 
 static int co_fn raw_co_resize(BlockNode *node, uint64_t bytes, GError **error)
@@ -134,6 +132,7 @@ static const BlockDriver raw_driver = {
     .size = sizeof(Raw),
     .options = raw_options,
     .is_filter = true,
+    .is_format = true,
     .write_flags = BLOCK_FUA,
     .open = raw_open,
     .get_size = raw_get_size,

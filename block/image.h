@@ -1,0 +1,115 @@
+/*
+ * Whole images: what is done to one beside reading and writing its bytes.  A format fills in a
+ * BlockImageVerbs table beside its BlockDriver; an absent verb is refused with an error that names
+ * the driver.  The functions here are what the image tool, QMP commands and jobs call.
+ *
+ * Threads: co_ functions run in a coroutine of the main loop unless said otherwise; the graph does
+ * not change meanwhile, and whoever calls holds a BlockUser on the node with the permissions that
+ * the work needs (check with fix, snapshots and amend: BLOCK_PERM_WRITE, nobody else writing).
+ */
+#pragma once
+#include "block/driver.h"
+
+/* Creation.  Options of a format as `-o` spells them ("cluster_size"); over QMP they are spelled
+ * with dashes ("cluster-size", BlockdevCreateOptions), which is also what co_create gets. */
+typedef enum BlockCreateKind { BLOCK_CREATE_BOOL, BLOCK_CREATE_SIZE, BLOCK_CREATE_NUMBER,
+                               BLOCK_CREATE_STRING } BlockCreateKind;
+typedef struct BlockCreateOption {
+    const char *name;                      /* "cluster_size"; NULL ends a table */
+    BlockCreateKind kind;
+    const char *fallback;                  /* what it is when not given, as text; NULL: nothing */
+    const char *help;
+    bool amendable;                        /* `amend -o` takes it, too */
+    const char *qmp_name;                  /* where it is not name with dashes ("version": "compat") */
+} BlockCreateOption;
+
+/* What check found, and mended. */
+enum { BLOCK_FIX_LEAKS = 1, BLOCK_FIX_ERRORS = 2 };
+typedef struct BlockCheck {
+    uint64_t check_errors;                 /* places that could not be read */
+    uint64_t corruptions, leaks;           /* found, and still there at the end */
+    uint64_t corruptions_fixed, leaks_fixed;
+    uint64_t total_clusters, allocated_clusters, fragmented_clusters, compressed_clusters;
+    uint64_t image_end_offset;             /* bytes; 0: the format does not say */
+    /* One line for a person for each thing found ("ERROR cluster 5 refcount=0 reference=1"). */
+    void (*report)(const char *line, void *opaque);
+    void *opaque;
+} BlockCheck;
+
+/* Bytes that a new image of a driver needs for a disk (measure). */
+typedef struct BlockMeasure {
+    uint64_t required, fully_allocated;    /* bytes */
+    uint64_t bitmaps;                      /* bytes for the source's persistent bitmaps */
+    bool has_bitmaps;
+} BlockMeasure;
+
+typedef struct BlockSnapshot {
+    char *id, *name;                       /* owned; id: what the format calls it ("1") */
+    uint64_t vm_state_size, disk_size;     /* bytes */
+    uint64_t date_sec, date_nsec;          /* when it was taken, Unix time */
+    uint64_t vm_clock_nsec;                /* how long the guest had run */
+    uint64_t icount;                       /* UINT64_MAX: none */
+} BlockSnapshot;
+void block_snapshot_free(BlockSnapshot *snapshot);
+
+struct BlockImageVerbs {
+    const BlockCreateOption *create_options;
+    /* @options: BlockdevCreateOptions of this driver, checked against create_options' kinds; `file`
+     * names a node that is open for writing (formats), or is `filename` (protocols). */
+    int co_fn (*co_create)(BlockGraph *graph, json_object *options, GError **error);
+    /* @source: NULL: an empty disk of the size in @options. */
+    int co_fn (*co_measure)(json_object *options, BlockNode *source, BlockMeasure *measure,
+                            GError **error);
+    int co_fn (*co_check)(BlockNode *node, BlockCheck *check, unsigned fix, GError **error);
+    int co_fn (*co_amend)(BlockNode *node, json_object *options, bool force, GError **error);
+    /* Writes another backing file's name into the image; NULL: none.  The graph stays as it is. */
+    int co_fn (*co_set_backing)(BlockNode *node, const char *filename, const char *format,
+                                GError **error);
+    /* All that the image has above its backing file becomes unallocated. */
+    int co_fn (*co_make_empty)(BlockNode *node, GError **error);
+
+    /* Internal snapshots; found by id, else by name. */
+    GPtrArray *(*snapshots)(BlockNode *node);           /* of BlockSnapshot; owned by the caller */
+    int co_fn (*co_snapshot_create)(BlockNode *node, BlockSnapshot *snapshot, GError **error);
+    int co_fn (*co_snapshot_goto)(BlockNode *node, const char *id_or_name, GError **error);
+    int co_fn (*co_snapshot_delete)(BlockNode *node, const char *id_or_name, GError **error);
+    /* The node shows a snapshot from now on; it must be read-only. */
+    int co_fn (*co_snapshot_load)(BlockNode *node, const char *id_or_name, GError **error);
+    /* The VM state area that the next snapshot takes along. */
+    int co_fn (*co_read_vmstate)(BlockNode *node, uint64_t offset, const struct iovec *iov,
+                                 int iovcnt, uint64_t bytes);
+    int co_fn (*co_write_vmstate)(BlockNode *node, uint64_t offset, const struct iovec *iov,
+                                  int iovcnt, uint64_t bytes);
+
+    /* Persistent dirty bitmaps (block/bitmap.h).  They are read when the image is opened and stored
+     * when it is closed, becomes read-only, or is handed to another process. */
+    bool (*can_store_bitmap)(BlockNode *node, const char *name, uint32_t granularity,
+                             GError **error);
+    int co_fn (*co_remove_bitmap)(BlockNode *node, const char *name, GError **error);
+};
+
+/* Makes an image file as `create` does: a file of that name, then the format in it.  @options: as -o
+ * spells them, "size" among them; without it a backing file's is taken. */
+bool block_image_create(BlockGraph *graph, const char *format, const char *filename,
+                        json_object *options, GError **error);
+/* The same from BlockdevCreateOptions ("driver" and its members): blockdev-create. */
+int co_fn block_co_create(BlockGraph *graph, json_object *options, GError **error);
+/* -o's words as BlockdevCreateOptions' members; unknown ones are refused by name. */
+json_object *block_create_options_parse(const char *format, json_object *options, GError **error);
+
+int co_fn block_co_measure(const char *format, json_object *options, BlockNode *source,
+                           BlockMeasure *measure, GError **error);
+int co_fn block_co_check(BlockNode *node, BlockCheck *check, unsigned fix, GError **error);
+int co_fn block_co_amend(BlockNode *node, json_object *options, bool force, GError **error);
+int co_fn block_co_set_backing(BlockNode *node, const char *filename, const char *format,
+                               GError **error);
+int co_fn block_co_make_empty(BlockNode *node, GError **error);
+GPtrArray *block_snapshots(BlockNode *node);            /* empty where the driver has none */
+int co_fn block_co_snapshot_create(BlockNode *node, BlockSnapshot *snapshot, GError **error);
+int co_fn block_co_snapshot_goto(BlockNode *node, const char *id_or_name, GError **error);
+int co_fn block_co_snapshot_delete(BlockNode *node, const char *id_or_name, GError **error);
+int co_fn block_co_snapshot_load(BlockNode *node, const char *id_or_name, GError **error);
+int co_fn block_co_read_vmstate(BlockNode *node, uint64_t offset, const struct iovec *iov, int iovcnt,
+                                uint64_t bytes);
+int co_fn block_co_write_vmstate(BlockNode *node, uint64_t offset, const struct iovec *iov,
+                                 int iovcnt, uint64_t bytes);
