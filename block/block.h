@@ -6,6 +6,8 @@
  * it does with it (permissions) and keeps its statistics.
  *
  * Threads: opening, closing and changing the graph happens in the main thread under the VM lock.
+ * What of it may have to wait for storage says "waits": in a coroutine it yields, elsewhere it runs
+ * the main loop meanwhile.  No system call on storage is made in the main thread.
  * I/O may be done from a coroutine of any loop, on any node; drivers use the current loop's AIO
  * engine, so that no lock is taken on the way of a request.
  */
@@ -39,19 +41,20 @@ typedef enum BlockReqFlags {
 /* The graph of a machine; made by vm.c, tests and tools. */
 BlockGraph *block_graph_new(Object *root, GError **error);
 BlockGraph *block_graph_of(const Object *any);
-/* Closes every node; users must be gone. */
+/* Closes every node, and waits for what else is under way; users must be gone. */
 void block_graph_close(BlockGraph *graph);
 
 /* Opens a node (and the nodes its options define).  @options: a BlockdevOptions object; members
  * not known to the driver are refused by name.  Named nodes live until blockdev-del; nodes defined
- * inline as children live with their parent. */
+ * inline as children live with their parent.  Waits. */
 BlockNode *block_node_open(BlockGraph *graph, json_object *options, GError **error);
+/* Waits until the node is flushed and closed. */
 bool block_node_delete(BlockGraph *graph, const char *node_name, GError **error);
 BlockNode *block_node_find(BlockGraph *graph, const char *node_name);
 /* -drive's text: key=value, where `file=PATH` and `file.OPTION=…` may stand side by side. */
 json_object *block_drive_parse(const char *text, GError **error);
 /* -drive: file=, if=, format=, cache=, aio=, id=, …; makes nodes and a name for -device drive=.
- * *ret_iface gets if= ("none", "virtio", …) so that the caller can add a device. */
+ * *ret_iface gets if= ("none", "virtio", …) so that the caller can add a device.  Waits. */
 BlockNode *block_drive_open(BlockGraph *graph, json_object *options, const char **ret_iface,
                             GError **error);
 /* What a -drive said beside its node; NULL: the node is not the top of a drive.  Devices take
@@ -75,12 +78,17 @@ int64_t block_node_size(const BlockNode *node);          /* bytes, or -errno */
 bool block_node_read_only(const BlockNode *node);
 json_object *block_node_describe(BlockNode *node);       /* QMP BlockDeviceInfo */
 json_object *block_node_options(const BlockNode *node);  /* as opened; borrowed */
-/* ImageInfo: virtual-size, actual-size, format, filename, … */
+/* ImageInfo: virtual-size, actual-size, format, filename, …  From memory, as the descriptions are:
+ * see block_node_refresh. */
 json_object *block_node_image_info(BlockNode *node, GError **error);
 /* block_resize: refused if a user does not share BLOCK_PERM_RESIZE or the driver cannot.  Waits. */
 bool block_node_resize(BlockNode *node, uint64_t bytes, GError **error);
 
-/* The whole answers of query-block, query-blockstats and query-named-block-nodes. */
+/* Asks the system anew for what is told of a node (of all nodes).  Waits, but not for long: storage
+ * that does not answer soon leaves what is known from before, and is asked on. */
+void block_node_refresh(BlockNode *node);
+void block_graph_refresh(BlockGraph *graph);
+/* The whole answers of query-block, query-blockstats and query-named-block-nodes.  From memory. */
 json_object *block_query_block(BlockGraph *graph);
 json_object *block_query_blockstats(BlockGraph *graph, bool query_nodes);
 json_object *block_query_named_nodes(BlockGraph *graph);
@@ -88,15 +96,16 @@ json_object *block_query_named_nodes(BlockGraph *graph);
 /* A property kind: the member is a BlockNode *, set by node name or -drive id ("drive"). */
 extern const PropertyKind prop_block_node;
 
-/* Users.  @name for messages: "virtio-blk device '/machine/peripheral/disk0'". */
+/* Users.  @name for messages: "virtio-blk device '/machine/peripheral/disk0'".  Both wait, for image
+ * locks. */
 BlockUser *block_user_new(BlockNode *node, const char *name, unsigned perm, unsigned shared,
                           GError **error);
 void block_user_free(BlockUser *user);                   /* drains first */
 BlockNode *block_user_node(const BlockUser *user);
 /* Calls when the node's size has changed.  Main thread. */
 void block_user_on_resize(BlockUser *user, LoopFn *fn, void *opaque);
-void block_user_drain(BlockUser *user);                  /* main thread; until nothing is in flight */
-/* While quiesced, new requests of the user's coroutines wait.  Main thread; counts. */
+void block_user_drain(BlockUser *user);                  /* waits until nothing is in flight */
+/* While quiesced, new requests of the user's coroutines wait.  Counts; on: waits. */
 void block_user_quiesce(BlockUser *user, bool on);
 
 /* Requests.  Offsets and sizes in bytes, any alignment (the core aligns what the node cannot);

@@ -30,6 +30,7 @@ int co_fn block_co_map_above(BlockNode *top, BlockNode *base, uint64_t offset, u
  * ("nbd://host/x").  @relative_to: the file name that a relative path counts from (a backing file's
  * does from the image that names it); NULL: the working directory.  The caller owns the result.
  */
-json_object *block_filename_options(const char *filename, const char *relative_to, GError **error);
+json_object *co_fn block_filename_options(const char *filename, const char *relative_to,
+                                          GError **error);
 /* The path that a relative name means, beside @relative_to; g_free. */
 char *block_filename_resolve(const char *filename, const char *relative_to);

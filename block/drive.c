@@ -200,7 +200,7 @@ static void move_member(json_object *from, json_object *to, const char *key)
 }
 
 /* file.filename without file.driver is a file= with further options. */
-static json_object *options_of_members(json_object *file, GError **error)
+static json_object *co_fn options_of_members(json_object *file, GError **error)
 {
     json_object *filename, *options = NULL;
 
@@ -220,7 +220,8 @@ static json_object *options_of_members(json_object *file, GError **error)
     return options;
 }
 
-static json_object *protocol_options(const DriveOptions *d, json_object *options, GError **error)
+static json_object *co_fn protocol_options(const DriveOptions *d, json_object *options,
+                                           GError **error)
 {
     json_object *protocol = d->file ? options_of_members(d->file, error)
                                     : block_filename_options(d->filename, NULL, error);
@@ -233,28 +234,15 @@ static json_object *protocol_options(const DriveOptions *d, json_object *options
 
 /* Which format. */
 
-typedef struct ProbeRead {
-    BlockNode *node;
-    struct iovec iov;
-    int ret;
-} ProbeRead;
-
-static void co_fn probe_read(void *opaque)
-{
-    ProbeRead *read = opaque;
-
-    read->ret = block_node_co_read(read->node, 0, &read->iov, 1, read->iov.iov_len);
-}
-
-static const char *guess_format(BlockNode *file, GError **error)
+static const char *co_fn guess_format(BlockNode *file, GError **error)
 {
     uint8_t data[BLOCK_PROBE_SIZE] = { 0 };
-    ProbeRead read = { file, { data, MIN(sizeof(data), (uint64_t)block_node_size(file)) }, 0 };
+    struct iovec iov = { data, MIN(sizeof(data), (uint64_t)block_node_size(file)) };
     const char *format;
+    int ret = block_node_co_read(file, 0, &iov, 1, iov.iov_len);
 
-    co_run_sync(probe_read, &read);
-    if (read.ret < 0) {
-        fail_errno(error, -read.ret, "Could not read image '%s' for determining its format",
+    if (ret < 0) {
+        fail_errno(error, -ret, "Could not read image '%s' for determining its format",
                    block_node_filename(file));
         return NULL;
     }
@@ -344,7 +332,8 @@ static void put_common(json_object *options, const DriveOptions *d)
 }
 
 /* The format node's options: those of the drive that are not the drive's own. */
-static json_object *format_options(const DriveOptions *d, json_object *parsed, GError **error)
+static json_object *co_fn format_options(const DriveOptions *d, json_object *parsed,
+                                         GError **error)
 {
     static const char *const own[] = { "id", "if", "media", "index", "bus", "unit", "format",
                                        "driver", "readonly", "read-only", "werror", "rerror",
@@ -368,7 +357,7 @@ static json_object *format_options(const DriveOptions *d, json_object *parsed, G
 }
 
 /* Opens the protocol node alone, to look what is in it; then the format on top of it. */
-static BlockNode *open_guessed(BlockGraph *graph, json_object *options, GError **error)
+static BlockNode *co_fn open_guessed(BlockGraph *graph, json_object *options, GError **error)
 {
     g_autoptr(json_object) protocol = options_take(options, "file"), common = NULL;
     const char *format;
@@ -436,8 +425,8 @@ json_object *block_drive_parse(const char *text, GError **error)
     return options_parse(has_members ? out->str : text, NULL, error);
 }
 
-BlockNode *block_drive_open(BlockGraph *graph, json_object *options, const char **ret_iface,
-                            GError **error)
+static BlockNode *co_fn drive_open(BlockGraph *graph, json_object *options, const char **ret_iface,
+                                   GError **error)
 {
     g_autoptr(json_object) parsed = NULL, node_options = NULL;
     g_autofree char *id = NULL;
@@ -464,4 +453,30 @@ BlockNode *block_drive_open(BlockGraph *graph, json_object *options, const char 
     if (ret_iface)
         *ret_iface = d.iface;
     return node;
+}
+
+typedef struct DriveRun {
+    BlockGraph *graph;
+    json_object *options;
+    const char **ret_iface;
+    GError **error;
+    BlockNode *node;
+} DriveRun;
+
+static void co_fn drive_run(void *opaque)
+{
+    DriveRun *run = opaque;
+
+    block_graph_begin(run->graph);
+    run->node = drive_open(run->graph, run->options, run->ret_iface, run->error);
+    block_graph_end(run->graph);
+}
+
+BlockNode *block_drive_open(BlockGraph *graph, json_object *options, const char **ret_iface,
+                            GError **error)
+{
+    DriveRun run = { graph, options, ret_iface, error, NULL };
+
+    co_run_sync(drive_run, &run);
+    return run.node;
 }

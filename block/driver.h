@@ -34,10 +34,15 @@ typedef struct BlockDriver {
     bool grows;                            /* a write past the end makes the node longer */
     unsigned write_flags;                  /* BlockReqFlags that co_write honours; the core flushes
                                               after a write for a BLOCK_FUA that is not among them */
-    /* Opens with @options, from which it takes (options_take) what it knows.  Main thread; may wait
-     * (co_run_sync for its own I/O).  Children: block_node_open_child. */
-    bool (*open)(BlockNode *node, json_object *options, GError **error);
-    void (*close)(BlockNode *node);
+    /* open, close, set_perm and refresh run in coroutines of the main loop.  They make no system call
+     * that may have to wait for storage, but have it made (co_worker_call), and may do I/O on their
+     * children.  What is no coroutine answers from memory. */
+    /* Opens with @options, from which it takes (options_take) what it knows.  Children:
+     * block_node_open_child. */
+    bool co_fn (*open)(BlockNode *node, json_object *options, GError **error);
+    void co_fn (*close)(BlockNode *node);
+    /* Asks the system anew for what allocated_size and image_info tell.  Absent: nothing to ask. */
+    void co_fn (*refresh)(BlockNode *node);
     int64_t (*get_size)(BlockNode *node);  /* bytes or -errno; absent: the file child's */
     void (*limits)(BlockNode *node, BlockLimits *limits);   /* adjusts; absent: as the file child */
     int co_fn (*co_read)(BlockNode *node, uint64_t offset, const struct iovec *iov, int iovcnt,
@@ -52,7 +57,8 @@ typedef struct BlockDriver {
     /* Data, zero or hole.  Absent: all data. */
     int co_fn (*co_map)(BlockNode *node, uint64_t offset, uint64_t bytes, BlockMap *map);
     int co_fn (*co_resize)(BlockNode *node, uint64_t bytes, GError **error);
-    bool (*set_perm)(BlockNode *node, unsigned perm, unsigned shared, GError **error); /* image locks */
+    /* Image locks.  One call at a time for a node; what was set before stays when it fails. */
+    bool co_fn (*set_perm)(BlockNode *node, unsigned perm, unsigned shared, GError **error);
     /* What the child @key is asked for when @node's users ask for *perm and *shared; adjusts them.
      * Absent: the same. */
     void (*child_perm)(BlockNode *node, const char *key, unsigned *perm, unsigned *shared);
@@ -90,10 +96,10 @@ bool block_node_cache_direct(const BlockNode *node);
 bool block_node_no_flush(const BlockNode *node);
 bool block_node_force_share(const BlockNode *node);
 
-/* A child given by @options' member @key: a node name, or options of a node to open.  The child
+/* In open.  A child given by @options' member @key: a node name, or options of a node to open.  The child
  * is held with the permissions that @node's own users need. */
-BlockNode *block_node_open_child(BlockNode *node, json_object *options, const char *key,
-                                 bool required, GError **error);
+BlockNode *co_fn block_node_open_child(BlockNode *node, json_object *options, const char *key,
+                                       bool required, GError **error);
 BlockNode *block_node_child(const BlockNode *node, const char *key);
 
 /* I/O on a child: checked against its size, aligned, split to its limits. */

@@ -12,13 +12,15 @@ typedef struct FileNode {
     uint32_t request_alignment, buffer_alignment;
     uint32_t discard_granularity;
     BlockSizes sizes;                      /* of the device; or of the file's block */
+    gint64 length, allocated;              /* atomic: bytes when last asked, or -errno */
     bool no_discard, no_punch, no_zero_range;   /* atomic: found to be missing */
     uint64_t discards_ok, discards_failed, discard_bytes;   /* atomic */
 } FileNode;
 
-/* file-probe.c */
+/* file-probe.c: system calls, for worker threads. */
 bool file_probe(FileNode *file, const char *filename, bool direct, GError **error);
 int64_t file_length(int fd);               /* of a regular file or device; -errno */
+int file_ask_sizes(void *file);            /* sets length and allocated; 0 */
 
 /* file-io.c: the verbs */
 int co_fn file_co_read(BlockNode *node, uint64_t offset, const struct iovec *iov, int iovcnt,

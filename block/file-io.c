@@ -160,22 +160,24 @@ static int do_resize(void *arg)
     return ftruncate(call->fd, call->bytes) < 0 ? -errno : 0;
 }
 
+/* Less of a device than there is, or what it has become, is a size it can have. */
+static int do_check_length(void *arg)
+{
+    ResizeCall *call = arg;
+    int64_t length = file_length(call->fd);
+
+    return length >= 0 && call->bytes <= (uint64_t)length ? 0 : -EINVAL;
+}
+
 int co_fn file_co_resize(BlockNode *node, uint64_t bytes, GError **error)
 {
     FileNode *file = block_node_state(node);
     ResizeCall call = { file->aio.fd, bytes };
-    int64_t length;
-    int ret;
+    int ret = co_worker_call(file->is_regular ? do_resize : do_check_length, &call);
 
-    if (!file->is_regular) {
-        length = file_length(file->aio.fd);
-        if (length >= 0 && bytes <= (uint64_t)length)
-            return 0;                      /* less of the device than there is, or what it has become */
+    if (ret < 0 && !file->is_regular)
         fail(error, ERR_INVALID_PARAMETER, "Cannot grow device files");
-        return -EINVAL;
-    }
-    ret = co_worker_call(do_resize, &call);
-    if (ret < 0)
+    else if (ret < 0)
         fail_errno(error, -ret, "Failed to resize the file '%s'", block_node_filename(node));
     return ret;
 }

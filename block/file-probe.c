@@ -94,6 +94,7 @@ bool file_probe(FileNode *file, const char *filename, bool direct, GError **erro
     if (file->is_device)
         probe_device(file, &st);
     probe_alignment(file, direct);
+    file_ask_sizes(file);
     return true;
 }
 
@@ -111,4 +112,15 @@ int64_t file_length(int fd)
         return ioctl(fd, BLKGETSIZE64, &bytes) < 0 ? -errno : (int64_t)bytes;
     end = lseek(fd, 0, SEEK_END);
     return end < 0 ? -errno : end;
+}
+
+int file_ask_sizes(void *opaque)
+{
+    FileNode *file = opaque;
+    struct stat st;
+    int64_t allocated = fstat(file->aio.fd, &st) < 0 ? -errno : (int64_t)st.st_blocks * 512;
+
+    __atomic_store_n(&file->allocated, allocated, __ATOMIC_RELAXED);
+    __atomic_store_n(&file->length, file_length(file->aio.fd), __ATOMIC_RELAXED);
+    return 0;
 }

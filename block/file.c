@@ -176,11 +176,36 @@ static bool choose_locking(BlockNode *node, FileNode *file, const FileOptions *p
 
 /* Open and close. */
 
-static bool open_file(BlockNode *node, json_object *options, bool is_device, GError **error)
+typedef struct OpenCall {
+    BlockNode *node;
+    const FileOptions *options;
+    const char *path;
+    GError **error;
+} OpenCall;
+
+/* All that opening asks of the system, in a worker: a server that does not answer holds up nobody
+ * else.  Nobody but the coroutine that waits for it knows the node yet.  0, or -1 with an error. */
+static int do_open(void *arg)
+{
+    OpenCall *call = arg;
+    BlockNode *node = call->node;
+    FileNode *file = block_node_state(node);
+
+    if (!open_descriptor(node, file, call->path, call->error))
+        return -1;
+    if (check_kind(file, call->path, call->error) &&
+        choose_locking(node, file, call->options, call->error) &&
+        file_probe(file, call->path, block_node_cache_direct(node), call->error))
+        return 0;
+    close(file->aio.fd);
+    return -1;
+}
+
+static bool co_fn open_file(BlockNode *node, json_object *options, bool is_device, GError **error)
 {
     FileNode *file = block_node_state(node);
     FileOptions parsed;
-    const char *path;
+    OpenCall call = { .node = node, .options = &parsed, .error = error };
 
     file->aio.fd = -1;
     file->shared = BLOCK_PERM_ALL;
@@ -188,14 +213,9 @@ static bool open_file(BlockNode *node, json_object *options, bool is_device, GEr
     if (!parse_options(options, &parsed, error))
         return false;
     file->aio.max_batch = parsed.max_batch;
-    path = parsed.filename + (g_str_has_prefix(parsed.filename, "file:") ? 5 : 0);
-    block_node_set_filename(node, path);
-    if (!open_descriptor(node, file, path, error))
-        return false;
-    if (!check_kind(file, path, error) || !choose_engine(node, file, parsed.aio, error) ||
-        !choose_locking(node, file, &parsed, error) ||
-        !file_probe(file, path, block_node_cache_direct(node), error)) {
-        close(file->aio.fd);
+    call.path = parsed.filename + (g_str_has_prefix(parsed.filename, "file:") ? 5 : 0);
+    block_node_set_filename(node, call.path);
+    if (!choose_engine(node, file, parsed.aio, error) || co_worker_call(do_open, &call) < 0) {
         g_free(file->aio_fallback);
         return false;
     }
@@ -204,24 +224,40 @@ static bool open_file(BlockNode *node, json_object *options, bool is_device, GEr
     return true;
 }
 
-static bool regular_open(BlockNode *node, json_object *options, GError **error)
+static bool co_fn regular_open(BlockNode *node, json_object *options, GError **error)
 {
     return open_file(node, options, false, error);
 }
 
-static bool host_device_open(BlockNode *node, json_object *options, GError **error)
+static bool co_fn host_device_open(BlockNode *node, json_object *options, GError **error)
 {
     return open_file(node, options, true, error);
 }
 
-static void file_close(BlockNode *node)
+typedef struct CloseCall {
+    int fd;
+    bool flush;
+} CloseCall;
+
+/* 0, or -errno of the flush. */
+static int do_close(void *arg)
+{
+    const CloseCall *call = arg;
+    int ret = call->flush && fdatasync(call->fd) < 0 ? -errno : 0;
+
+    close(call->fd);
+    return ret;
+}
+
+static void co_fn file_close(BlockNode *node)
 {
     FileNode *file = block_node_state(node);
+    CloseCall call = { file->aio.fd, !block_node_no_flush(node) && block_node_is_dirty(node) };
+    int ret = co_worker_call(do_close, &call);
 
-    if (!block_node_no_flush(node) && block_node_is_dirty(node) && fdatasync(file->aio.fd) < 0)
+    if (ret < 0)
         warn_report("'%s': flushing at close failed: %s", block_node_filename(node),
-                    g_strerror(errno));
-    close(file->aio.fd);
+                    g_strerror(-ret));
     g_free(file->aio_fallback);
 }
 
@@ -230,7 +266,7 @@ static void file_close(BlockNode *node)
 static int64_t file_get_size(BlockNode *node)
 {
     FileNode *file = block_node_state(node);
-    int64_t length = file_length(file->aio.fd);
+    int64_t length = __atomic_load_n(&file->length, __ATOMIC_RELAXED);
 
     return length > 0 && file->is_regular ? (int64_t)ALIGN_UP(length, SECTOR) : length;
 }
@@ -247,24 +283,46 @@ static void file_limits(BlockNode *node, BlockLimits *limits)
     limits->can_discard = !file->no_discard;
 }
 
-static bool file_set_perm(BlockNode *node, unsigned perm, unsigned shared, GError **error)
+typedef struct LockCall {
+    BlockNode *node;
+    unsigned perm, shared;
+    GError **error;
+} LockCall;
+
+/* 0, or -1 with an error. */
+static int do_lock(void *arg)
+{
+    LockCall *call = arg;
+    FileNode *file = block_node_state(call->node);
+
+    return image_lock_change(file->aio.fd, block_node_filename(call->node), file->perm,
+                             file->shared, call->perm, call->shared, call->error) ? 0 : -1;
+}
+
+static bool co_fn file_set_perm(BlockNode *node, unsigned perm, unsigned shared, GError **error)
 {
     FileNode *file = block_node_state(node);
+    LockCall call = { node, perm, shared, error };
 
-    if (file->locks && !image_lock_change(file->aio.fd, block_node_filename(node), file->perm,
-                                          file->shared, perm, shared, error))
+    if (perm == file->perm && shared == file->shared)
+        return true;
+    if (file->locks && co_worker_call(do_lock, &call) < 0)
         return false;
     file->perm = perm;
     file->shared = shared;
     return true;
 }
 
+static void co_fn file_refresh(BlockNode *node)
+{
+    co_worker_call(file_ask_sizes, block_node_state(node));
+}
+
 static int64_t file_allocated_size(BlockNode *node)
 {
     FileNode *file = block_node_state(node);
-    struct stat st;
 
-    return fstat(file->aio.fd, &st) < 0 ? -errno : (int64_t)st.st_blocks * 512;
+    return __atomic_load_n(&file->allocated, __ATOMIC_RELAXED);
 }
 
 static void file_describe(BlockNode *node, json_object *info)
@@ -301,7 +359,8 @@ static void file_probe_sizes(const BlockNode *node, BlockSizes *sizes)
     {                                                                                              \
         .name = name_, .help = help_, .size = sizeof(FileNode), .options = file_options,           \
         .is_protocol = true, .grows = grows_, .write_flags = BLOCK_FUA, .open = open_,             \
-        .close = file_close, .get_size = file_get_size, .limits = file_limits,                     \
+        .close = file_close, .refresh = file_refresh, .get_size = file_get_size,                   \
+        .limits = file_limits,                                                                     \
         .co_read = file_co_read, .co_write = file_co_write, .co_flush = file_co_flush,             \
         .co_zero = file_co_zero, .co_discard = file_co_discard, .co_map = file_co_map,             \
         .co_resize = file_co_resize, .set_perm = file_set_perm,                                    \

@@ -8,11 +8,16 @@ static void put_str(json_object *options, const char *key, const char *value)
     json_object_object_add(options, key, json_object_new_string(value));
 }
 
-static bool is_device(const char *filename)
+static int do_stat_device(void *filename)
 {
     struct stat st;
 
     return !stat(filename, &st) && (S_ISBLK(st.st_mode) || S_ISCHR(st.st_mode));
+}
+
+static bool co_fn is_device(const char *filename)
+{
+    return co_worker_call(do_stat_device, (char *)filename);
 }
 
 /* How long the "PROTOCOL" of "PROTOCOL:…" is; 0: a path.  "./a:b" and "/a:b" are paths. */
@@ -71,7 +76,8 @@ char *block_filename_resolve(const char *filename, const char *relative_to)
     return strcmp(folder, ".") ? g_build_filename(folder, filename, NULL) : g_strdup(filename);
 }
 
-json_object *block_filename_options(const char *filename, const char *relative_to, GError **error)
+json_object *co_fn block_filename_options(const char *filename, const char *relative_to,
+                                          GError **error)
 {
     size_t scheme = scheme_length(filename);
     g_autofree char *path = NULL;

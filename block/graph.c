@@ -29,6 +29,8 @@ static void graph_init(Object *obj)
 
     graph->nodes = g_ptr_array_new();
     graph->users = g_ptr_array_new();
+    co_queue_init(&graph->settled);
+    co_queue_init(&graph->refreshed);
 }
 
 static void graph_finalize(Object *obj)
@@ -64,18 +66,36 @@ BlockGraph *block_graph_of(const Object *any)
     return (BlockGraph *)object_child(object_root(any), "block");
 }
 
-void block_graph_close(BlockGraph *graph)
+static BlockNode *find_owned(BlockGraph *graph)
 {
-    /* Top to bottom: what the monitor or a drive holds goes first, the rest follows from it. */
     for (unsigned i = graph->nodes->len; i-- > 0;) {
         BlockNode *node = graph->nodes->pdata[i];
 
-        if (node->monitor_owned) {
+        if (node->monitor_owned)
+            return node;
+    }
+    return NULL;
+}
+
+/* Top to bottom: what the monitor or a drive holds goes first, the rest follows from it. */
+static void co_fn close_all(void *opaque)
+{
+    BlockGraph *graph = opaque;
+    BlockNode *node;
+
+    while ((node = find_owned(graph)) || graph->under_way) {
+        if (node) {
             node->monitor_owned = false;
             block_node_release(node);
-            i = graph->nodes->len;
+        } else {
+            co_queue_wait(&graph->settled, NULL);
         }
     }
+}
+
+void block_graph_close(BlockGraph *graph)
+{
+    co_run_sync(close_all, graph);
 }
 
 void block_graph_foreach(BlockGraph *graph, void (*fn)(BlockNode *node, void *opaque), void *opaque)
@@ -187,12 +207,6 @@ static bool check_left_over(BlockNode *node, json_object *options, GError **erro
     return options_check_empty(options, what, (const char *const *)known->pdata, error);
 }
 
-static void free_edge(gpointer edge)
-{
-    block_edge_detach(edge);
-    g_free(edge);
-}
-
 static BlockNode *node_new(BlockGraph *graph, json_object *options)
 {
     BlockNode *node = g_new0(BlockNode, 1);
@@ -203,17 +217,27 @@ static BlockNode *node_new(BlockGraph *graph, json_object *options)
     node->shared = BLOCK_PERM_ALL;
     node->write_cache = true;
     node->options = json_object_get(options);
-    node->children = g_ptr_array_new_with_free_func(free_edge);
+    node->children = g_ptr_array_new();
     node->parents = g_ptr_array_new();
+    co_mutex_init(&node->perm_lock);
+    co_queue_init(&node->unpinned);
     node->read_target = node->write_target = node;
     pthread_mutex_init(&node->track_lock, NULL);
     return node;
 }
 
-static void node_free(BlockNode *node, bool opened)
+static void co_fn node_free(BlockNode *node, bool opened)
 {
+    while (node->pins)
+        co_queue_wait(&node->unpinned, NULL);
     if (opened && node->driver->close)
         node->driver->close(node);
+    while (node->children->len) {
+        g_autofree BlockEdge *edge = g_ptr_array_steal_index(node->children,
+                                                             node->children->len - 1);
+
+        block_edge_detach(edge);
+    }
     g_ptr_array_free(node->children, TRUE);
     g_ptr_array_free(node->parents, TRUE);
     block_cells_clear(&node->cells);
@@ -274,7 +298,7 @@ static bool finish_open(BlockNode *node, GError **error)
 }
 
 /* @options is consumed member by member. */
-static bool node_open(BlockNode *node, json_object *options, const BlockNodeConfig *above,
+static bool co_fn node_open(BlockNode *node, json_object *options, const BlockNodeConfig *above,
                       GError **error)
 {
     if (!take_name(node, options, error) || !take_driver(node, options, error) ||
@@ -283,7 +307,7 @@ static bool node_open(BlockNode *node, json_object *options, const BlockNodeConf
         node_free(node, false);
         return false;
     }
-    /* A child may have taken the name meanwhile. */
+    /* A child, or another opening, may have taken the name meanwhile. */
     if (check_left_over(node, options, error) && finish_open(node, error) &&
         name_is_free(node->graph, node->name, error)) {
         node->listed = true;
@@ -296,8 +320,8 @@ static bool node_open(BlockNode *node, json_object *options, const BlockNodeConf
 
 /* The caller owns one reference.  @above: of the node whose options define
  * it, to inherit from; NULL: none. */
-BlockNode *block_node_open_with(BlockGraph *graph, json_object *options,
-                                const BlockNodeConfig *above, GError **error)
+BlockNode *co_fn block_node_open_with(BlockGraph *graph, json_object *options,
+                                      const BlockNodeConfig *above, GError **error)
 {
     g_autoptr(json_object) rest = NULL;
     BlockNode *node;
@@ -314,19 +338,67 @@ BlockNode *block_node_open_with(BlockGraph *graph, json_object *options,
     return node_open(node, rest, above, error) ? node : NULL;
 }
 
+void block_graph_begin(BlockGraph *graph)
+{
+    graph->under_way++;
+}
+
+void block_graph_end(BlockGraph *graph)
+{
+    graph->under_way--;
+    co_queue_wake_all(&graph->settled);
+}
+
+typedef struct OpenRun {
+    BlockGraph *graph;
+    json_object *options;
+    GError **error;
+    BlockNode *node;
+} OpenRun;
+
+static void co_fn open_run(void *opaque)
+{
+    OpenRun *run = opaque;
+
+    block_graph_begin(run->graph);
+    run->node = block_node_open_with(run->graph, run->options, NULL, run->error);
+    if (run->node)
+        run->node->monitor_owned = true;
+    block_graph_end(run->graph);
+}
+
 BlockNode *block_node_open(BlockGraph *graph, json_object *options, GError **error)
 {
-    BlockNode *node;
+    OpenRun run = { graph, options, error, NULL };
 
     if (json_object_is_type(options, json_type_object) &&
         !json_object_object_get_ex(options, "node-name", NULL)) {
         fail(error, ERR_MISSING_PARAMETER, "'node-name' must be specified for the root node");
         return NULL;
     }
-    node = block_node_open_with(graph, options, NULL, error);
-    if (node)
-        node->monitor_owned = true;
-    return node;
+    co_run_sync(open_run, &run);
+    return run.node;
+}
+
+void block_node_pin(BlockNode *node)
+{
+    node->pins++;
+}
+
+void block_node_unpin(BlockNode *node)
+{
+    if (!--node->pins)
+        co_queue_wake_all(&node->unpinned);
+}
+
+static void co_fn close_run(void *opaque)
+{
+    BlockNode *node = opaque;
+    BlockGraph *graph = node->graph;
+
+    block_graph_begin(graph);
+    node_free(node, true);
+    block_graph_end(graph);
 }
 
 void block_node_release(BlockNode *node)
@@ -335,7 +407,7 @@ void block_node_release(BlockNode *node)
         return;
     if (node->listed)
         g_ptr_array_remove(node->graph->nodes, node);
-    node_free(node, true);
+    co_run_sync(close_run, node);
 }
 
 bool block_node_delete(BlockGraph *graph, const char *node_name, GError **error)
@@ -376,7 +448,7 @@ BlockNode *block_node_child(const BlockNode *node, const char *key)
     return NULL;
 }
 
-static BlockNode *child_node(BlockNode *node, json_object *value, const char *key, GError **error)
+static BlockNode *co_fn child_node(BlockNode *node, json_object *value, const char *key, GError **error)
 {
     BlockNode *child;
     const char *name;
@@ -398,8 +470,8 @@ static BlockNode *child_node(BlockNode *node, json_object *value, const char *ke
     return child;
 }
 
-BlockNode *block_node_open_child(BlockNode *node, json_object *options, const char *key,
-                                 bool required, GError **error)
+BlockNode *co_fn block_node_open_child(BlockNode *node, json_object *options, const char *key,
+                                       bool required, GError **error)
 {
     g_autoptr(json_object) value = options_take(options, key);
     unsigned perm = 0, shared = BLOCK_PERM_ALL;

@@ -11,7 +11,8 @@
 
 /* Holds @perm and keeps others from what is not in @shared.  Takes the new locks first and gives
  * back the old ones (@old_…) only when nobody conflicts; on failure the old ones are as they were.
- * @filename is for the error, which tells who is in the way.  Main thread. */
+ * @filename is for the error, which tells who is in the way.  May wait for a file server: for worker
+ * threads. */
 bool image_lock_change(int fd, const char *filename, unsigned old_perm, unsigned old_shared,
                        unsigned perm, unsigned shared, GError **error);
 /* False: the file system has no OFD locks. */

@@ -75,7 +75,11 @@ struct BlockNode {
     unsigned depth;                        /* nodes on the longest way down, itself included */
     GPtrArray *children;                   /* of BlockEdge, owned */
     GPtrArray *parents;                    /* of BlockEdge */
-    unsigned perm, shared;                 /* in force: of all parents together */
+    unsigned perm, shared;                 /* of all parents together */
+    CoMutex perm_lock;                     /* while the driver is told of them */
+    unsigned pins;                         /* coroutines that need it: it is not closed meanwhile */
+    CoQueue unpinned;                      /* of coroutines */
+    enum { REFRESH_NONE, REFRESH_BEGUN, REFRESH_LATE } refresh;    /* refresh.c */
     BlockLimits limits;
     BlockDrive *drive;
     bool restricted;                       /* its format was guessed: raw.  A write must not give it
@@ -88,6 +92,9 @@ struct BlockGraph {
     GPtrArray *nodes;                      /* of BlockNode, in order of making */
     GPtrArray *users;                      /* of BlockUser */
     unsigned next_name;
+    unsigned under_way;                    /* openings and closings */
+    CoQueue settled;                       /* of coroutines: one of them has ended */
+    CoQueue refreshed;                     /* of coroutines: a node has been */
 };
 
 /* A thread's counters of a user. */
@@ -116,9 +123,16 @@ struct BlockUser {
 };
 
 /* graph.c */
-BlockNode *block_node_open_with(BlockGraph *graph, json_object *options,
-                                const BlockNodeConfig *above, GError **error);
-void block_node_release(BlockNode *node);  /* drops a reference; closes at the last */
+BlockNode *co_fn block_node_open_with(BlockGraph *graph, json_object *options,
+                                      const BlockNodeConfig *above, GError **error);
+/* Drops a reference; closes at the last, and waits for that. */
+void block_node_release(BlockNode *node);
+/* Between these two a graph is not closed. */
+void block_graph_begin(BlockGraph *graph);
+void block_graph_end(BlockGraph *graph);
+/* A pinned node is not closed, though it may be out of the graph. */
+void block_node_pin(BlockNode *node);
+void block_node_unpin(BlockNode *node);
 void block_node_refresh_limits(BlockNode *node);
 BlockNode *block_node_file(const BlockNode *node);
 
@@ -128,7 +142,7 @@ bool block_options_common(json_object *options, const BlockNodeConfig *above,
 extern const char *const block_detect_zeroes_words[];
 extern const char *const block_common_options[];
 
-/* perm.c */
+/* perm.c: all of them wait, and have changed the edge when they begin to. */
 bool block_edge_attach(BlockEdge *edge, unsigned perm, unsigned shared, GError **error);
 void block_edge_detach(BlockEdge *edge);
 bool block_edge_set_perm(BlockEdge *edge, unsigned perm, unsigned shared, GError **error);

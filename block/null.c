@@ -13,7 +13,7 @@ typedef struct Null {
 
 static const char *const null_options[] = { "size", "latency-ns", "read-zeroes", NULL };
 
-static bool null_open(BlockNode *node, json_object *options, GError **error)
+static bool co_fn null_open(BlockNode *node, json_object *options, GError **error)
 {
     Null *null = block_node_state(node);
 

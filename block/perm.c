@@ -57,10 +57,14 @@ static bool check_siblings(const BlockEdge *edge, unsigned perm, unsigned shared
     return true;
 }
 
-static bool node_update(BlockNode *node, GError **error);
+/*
+ * A change is planned first: in memory, at once, all of it or nothing, so that two changes cannot
+ * contradict each other.  @changed collects the nodes whose drivers are to be told (pinned).
+ */
+static bool plan_node(BlockNode *node, GPtrArray *changed, GError **error);
 
-/* Sets the edge and everything below it; on failure all is as it was. */
-bool block_edge_set_perm(BlockEdge *edge, unsigned perm, unsigned shared, GError **error)
+static bool plan_edge(BlockEdge *edge, unsigned perm, unsigned shared, GPtrArray *changed,
+                      GError **error)
 {
     unsigned old_perm = edge->perm, old_shared = edge->shared;
 
@@ -72,15 +76,15 @@ bool block_edge_set_perm(BlockEdge *edge, unsigned perm, unsigned shared, GError
     }
     edge->perm = perm;
     edge->shared = shared;
-    if (node_update(edge->child, error))
+    if (plan_node(edge->child, changed, error))
         return true;
     edge->perm = old_perm;
     edge->shared = old_shared;
-    node_update(edge->child, NULL);
+    plan_node(edge->child, changed, NULL);
     return false;
 }
 
-static bool update_children(BlockNode *node, GError **error)
+static bool plan_children(BlockNode *node, GPtrArray *changed, GError **error)
 {
     for (unsigned i = 0; i < node->children->len; i++) {
         BlockEdge *edge = node->children->pdata[i];
@@ -89,14 +93,14 @@ static bool update_children(BlockNode *node, GError **error)
         if (node->driver->child_perm)
             node->driver->child_perm(node, edge->key, &perm, &shared);
         if ((perm != edge->perm || shared != edge->shared) &&
-            !block_edge_set_perm(edge, perm, shared, error))
+            !plan_edge(edge, perm, shared, changed, error))
             return false;
     }
     return true;
 }
 
 /* Gives the node what its parents' edges say together. */
-static bool node_update(BlockNode *node, GError **error)
+static bool plan_node(BlockNode *node, GPtrArray *changed, GError **error)
 {
     unsigned old_perm = node->perm, old_shared = node->shared;
     unsigned perm = 0, shared = BLOCK_PERM_ALL;
@@ -109,18 +113,74 @@ static bool node_update(BlockNode *node, GError **error)
     }
     if (perm == old_perm && shared == old_shared)
         return true;
-    if (node->driver->set_perm && !node->driver->set_perm(node, perm, shared, error))
-        return false;
     node->perm = perm;
     node->shared = shared;
-    if (update_children(node, error))
+    if (plan_children(node, changed, error)) {
+        if (node->driver->set_perm) {
+            block_node_pin(node);
+            g_ptr_array_add(changed, node);
+        }
         return true;
+    }
     node->perm = old_perm;
     node->shared = old_shared;
-    update_children(node, NULL);
-    if (node->driver->set_perm)
-        node->driver->set_perm(node, old_perm, old_shared, NULL);
+    plan_children(node, changed, NULL);
     return false;
+}
+
+/* Then the drivers are told what is wanted now.  Further changes may be planned meanwhile; who comes
+ * last to a node tells what all of them wanted. */
+static bool co_fn tell_drivers(GPtrArray *changed, GError **error)
+{
+    bool ok = true;
+
+    for (unsigned i = 0; i < changed->len; i++) {
+        BlockNode *node = changed->pdata[i];
+
+        co_mutex_lock(&node->perm_lock);
+        ok = ok && node->driver->set_perm(node, node->perm, node->shared, error);
+        co_mutex_unlock(&node->perm_lock);
+        block_node_unpin(node);
+    }
+    g_ptr_array_set_size(changed, 0);
+    return ok;
+}
+
+typedef struct PermRun {
+    BlockEdge *edge;
+    unsigned perm, shared;
+    GError **error;
+    bool ok;
+} PermRun;
+
+/* What the system refuses is taken back: with this edge as it was, as much as the others allow. */
+static void co_fn set_perm_run(void *opaque)
+{
+    PermRun *run = opaque;
+    BlockEdge *edge = run->edge;
+    unsigned old_perm = edge->perm, old_shared = edge->shared;
+    g_autoptr(GPtrArray) changed = g_ptr_array_new();
+
+    if (!plan_edge(edge, run->perm, run->shared, changed, run->error)) {
+        tell_drivers(changed, NULL);
+        return;
+    }
+    run->ok = tell_drivers(changed, run->error);
+    if (run->ok)
+        return;
+    edge->perm = old_perm;
+    edge->shared = old_shared;
+    plan_node(edge->child, changed, NULL);
+    tell_drivers(changed, NULL);
+}
+
+/* Sets the edge and everything below it; on failure all is as it was. */
+bool block_edge_set_perm(BlockEdge *edge, unsigned perm, unsigned shared, GError **error)
+{
+    PermRun run = { edge, perm, shared, error, false };
+
+    co_run_sync(set_perm_run, &run);
+    return run.ok;
 }
 
 /* The edge's child, and parent or user, are set; takes a reference of the child on success. */
@@ -128,13 +188,13 @@ bool block_edge_attach(BlockEdge *edge, unsigned perm, unsigned shared, GError *
 {
     edge->perm = 0;
     edge->shared = BLOCK_PERM_ALL;
-    g_ptr_array_add(edge->child->parents, edge);
-    if (!block_edge_set_perm(edge, perm, shared, error)) {
-        g_ptr_array_remove(edge->child->parents, edge);
-        return false;
-    }
     edge->child->refs++;
-    return true;
+    g_ptr_array_add(edge->child->parents, edge);
+    if (block_edge_set_perm(edge, perm, shared, error))
+        return true;
+    g_ptr_array_remove(edge->child->parents, edge);
+    block_node_release(edge->child);
+    return false;
 }
 
 void block_edge_detach(BlockEdge *edge)

@@ -33,7 +33,7 @@ static bool check_window(Raw *raw, GError **error)
     return true;
 }
 
-static bool raw_open(BlockNode *node, json_object *options, GError **error)
+static bool co_fn raw_open(BlockNode *node, json_object *options, GError **error)
 {
     Raw *raw = block_node_state(node);
     bool has_offset = json_object_object_get_ex(options, "offset", NULL);

@@ -60,11 +60,24 @@ static inline BlockUserCell *user_cell(BlockUser *user)
  * counted out. */
 static gint waiting_for_idle;
 
+/* The coroutines among them; under idle_lock. */
+static GSList *idle_waiters;
+static pthread_mutex_t idle_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void tell_idle_waiters(void)
+{
+    pthread_mutex_lock(&idle_lock);
+    for (GSList *l = idle_waiters; l; l = l->next)
+        co_wake(l->data);
+    pthread_mutex_unlock(&idle_lock);
+    loop_kick(loop_main());
+}
+
 static inline void leave(BlockUserCell *cell)
 {
     __atomic_fetch_sub(&cell->in_flight, 1, __ATOMIC_SEQ_CST);
     if (G_UNLIKELY(__atomic_load_n(&waiting_for_idle, __ATOMIC_SEQ_CST)))
-        loop_kick(loop_main());
+        tell_idle_waiters();
 }
 
 /* The user is quiesced: step back and wait.  The request is not counted meanwhile. */
@@ -107,16 +120,37 @@ unsigned block_user_in_flight(BlockUser *user)
     return n;
 }
 
+static void co_fn yield_until_idle(BlockUser *user)
+{
+    Coroutine *co = co_self();
+
+    pthread_mutex_lock(&idle_lock);
+    idle_waiters = g_slist_prepend(idle_waiters, co);
+    pthread_mutex_unlock(&idle_lock);
+    while (block_user_in_flight(user))
+        co_yield();
+    pthread_mutex_lock(&idle_lock);
+    idle_waiters = g_slist_remove(idle_waiters, co);
+    pthread_mutex_unlock(&idle_lock);
+}
+
+static void wait_until_idle(BlockUser *user)
+{
+    __atomic_fetch_add(&waiting_for_idle, 1, __ATOMIC_SEQ_CST);
+    if (co_self())
+        yield_until_idle(user);
+    while (block_user_in_flight(user))
+        loop_iterate(loop_main(), true);
+    __atomic_fetch_sub(&waiting_for_idle, 1, __ATOMIC_SEQ_CST);
+}
+
 void block_user_quiesce(BlockUser *user, bool on)
 {
     GSList *waiters;
 
     if (on) {
         __atomic_fetch_add(&user->quiesced, 1, __ATOMIC_SEQ_CST);
-        __atomic_fetch_add(&waiting_for_idle, 1, __ATOMIC_SEQ_CST);
-        while (block_user_in_flight(user))
-            loop_iterate(loop_main(), true);
-        __atomic_fetch_sub(&waiting_for_idle, 1, __ATOMIC_SEQ_CST);
+        wait_until_idle(user);
         return;
     }
     pthread_mutex_lock(&user->wait_lock);

@@ -22,6 +22,7 @@ typedef struct QmpCommand {
     bool raw_returns;                      /* the handler returns JSON */
     bool oob;                              /* may be sent with exec-oob */
     bool preconfig;
+    bool coroutine;                        /* runs in a coroutine: may wait without holding up others */
     /* @data: the parsed arguments; @ret: place of the result.  False: @error is set. */
     bool (*call)(MonitorClient *client, void *data, void *ret, GError **error);
 } QmpCommand;

@@ -4,11 +4,13 @@
 
 json_object *qmp_query_block(Vm *vm, GError **error)
 {
+    block_graph_refresh(vm->block);
     return block_query_block(vm->block);
 }
 
 json_object *qmp_query_named_block_nodes(Vm *vm, bool has_flat, bool flat, GError **error)
 {
+    block_graph_refresh(vm->block);
     return block_query_named_nodes(vm->block);
 }
 

@@ -4,9 +4,9 @@
  * Commands are read only while there is room for their replies, and events wait in a bounded queue
  * (the oldest are dropped, and the next one that is sent says how many), so that a client that
  * never reads costs a bounded amount of memory and no time.  Each command runs in a turn of the main
- * loop of its own.  A handler may run the loop while it waits (block nodes do when they are opened):
- * the session then takes no further command, but commands sent with exec-oob are carried out at
- * once.  Nothing of this ever waits for a client.
+ * loop of its own.  A handler may wait, in a coroutine or by running the loop: the session then takes
+ * no further command, but commands sent with exec-oob are carried out at once.  Nothing of this
+ * ever waits for a client.
  */
 #include <string.h>
 #include "monitor/client.h"
@@ -39,7 +39,8 @@ struct MonitorClient {
     bool negotiated, oob;
     bool connected, closed;
     unsigned entered;                      /* our functions on the stack: not freed meanwhile */
-    unsigned handlers;                     /* commands on the stack: no further one is begun */
+    unsigned handlers;                     /* commands begun and not ended: no further one is begun */
+    unsigned session;                      /* counts them: a reply is the one's that asked */
     GByteArray *input;                     /* not parsed yet */
     JsonStream *stream;
     GQueue requests;                       /* of Request */
@@ -238,24 +239,61 @@ static const QmpCommand *check_request(MonitorClient *c, json_object *message,
     return command;
 }
 
-static void run_request(MonitorClient *c, Request *request)
+/* Runs @command (NULL: @error says why there is none) and replies. */
+static void carry_out(MonitorClient *c, Request *request, const QmpCommand *command,
+                      json_object *arguments, GError *error)
 {
-    g_autoptr(GError) error = g_steal_pointer(&request->error);
-    json_object *arguments = NULL, *result = NULL;
+    g_autoptr(GError) failure = error;
+    json_object *result = NULL;
+    unsigned session = c->session;
     bool ok = false;
-    const QmpCommand *command =
-        error ? NULL : check_request(c, request->message, &arguments, &error);
     if (command) {
         TRACE(qmp_command, "%s", command->name);
         c->handlers++;
-        ok = qmp_dispatch(c, command, arguments, &result, &error);
+        ok = qmp_dispatch(c, command, arguments, &result, &failure);
         c->handlers--;
     }
-    if (c->connected)
-        send_reply(c, request->message, ok, result, error);
+    if (c->connected && c->session == session)
+        send_reply(c, request->message, ok, result, failure);
     else
         json_object_put(result);
     free_request(request);
+}
+
+/* A command that may wait: others go on meanwhile, the session itself when it has ended. */
+typedef struct Waiting {
+    MonitorClient *client;
+    Request *request;
+    const QmpCommand *command;
+    json_object *arguments;
+} Waiting;
+
+static bool client_enter(MonitorClient *c);
+static void client_leave(MonitorClient *c, bool had_room);
+static void client_pump(MonitorClient *c);
+
+static void co_fn carry_out_waiting(void *opaque)
+{
+    g_autofree Waiting *w = opaque;
+    bool had_room = client_enter(w->client);
+    carry_out(w->client, w->request, w->command, w->arguments, NULL);
+    client_pump(w->client);
+    client_leave(w->client, had_room);
+}
+
+static void run_request(MonitorClient *c, Request *request)
+{
+    GError *error = g_steal_pointer(&request->error);
+    json_object *arguments = NULL;
+    const QmpCommand *command =
+        error ? NULL : check_request(c, request->message, &arguments, &error);
+    if (!command || !command->coroutine) {
+        carry_out(c, request, command, arguments, error);
+        return;
+    }
+    Waiting *w = g_new(Waiting, 1);
+    *w = (Waiting){ c, request, command, arguments };
+    co_start(carry_out_waiting, w);
 }
 
 static bool is_oob(MonitorClient *c, json_object *message)
@@ -411,6 +449,7 @@ static void session_start(MonitorClient *c)
     c->negotiated = c->oob = false;
     c->sequence = c->dropped = 0;
     c->connected = true;
+    c->session++;
     send_greeting(c);
 }
 

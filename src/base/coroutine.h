@@ -24,8 +24,9 @@ Loop *co_loop(const Coroutine *co);
 /* Resume a coroutine that has yielded or is about to: in its loop, soon, once.  Any thread. */
 void co_wake(Coroutine *co);
 
-/* Runs fn in a coroutine of the calling thread's loop and waits for its end (loop_wait).  For
- * start-up, tools, and QMP handlers that are documented to wait; not in a coroutine. */
+/* Runs fn in a coroutine of the calling thread's loop and waits for its end (loop_wait); in a
+ * coroutine, just calls it.  For functions that may wait wherever they are called: at start-up, in
+ * tools, in QMP handlers. */
 void co_run_sync(CoroutineFn *fn, void *opaque);
 
 void co_fn co_sleep_ns(int64_t ns);

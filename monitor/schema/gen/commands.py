@@ -77,7 +77,8 @@ def _row(command):
     if command.features:
         parts.append(".features = %s" % string_list(command.features))
     for flag, value in (("raw_data", command.raw_data), ("raw_returns", command.raw_returns),
-                        ("oob", command.oob), ("preconfig", command.preconfig)):
+                        ("oob", command.oob), ("preconfig", command.preconfig),
+                        ("coroutine", command.coroutine)):
         if value:
             parts.append(".%s = true" % flag)
     return "    { %s }," % ", ".join(parts)

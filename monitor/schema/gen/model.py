@@ -130,7 +130,7 @@ class Command:
         self.name, self.where, self.doc = name, definition.where, definition.doc
         self.data = self.returns = None
         self.features = []
-        self.boxed = self.oob = self.preconfig = self.client = False
+        self.boxed = self.oob = self.preconfig = self.client = self.coroutine = False
         self.raw_data = self.raw_returns = False
         self.c = c_name(name)
 
@@ -149,7 +149,7 @@ KINDS = {
     "struct": ("data", "base", "features", "open"),
     "union": ("data", "base", "discriminator", "features"),
     "alternate": ("data", "features"),
-    "command": ("data", "returns", "boxed", "allow-oob", "allow-preconfig", "features", "client",
+    "command": ("data", "returns", "boxed", "allow-oob", "allow-preconfig", "features", "client", "coroutine",
                 "raw-data", "raw-returns"),
     "event": ("data", "features", "rate-ms", "rate-key"),
 }
@@ -336,6 +336,7 @@ class Schema:
         command.oob = self._flag(where, value, "allow-oob")
         command.preconfig = self._flag(where, value, "allow-preconfig")
         command.client = self._flag(where, value, "client")
+        command.coroutine = self._flag(where, value, "coroutine")
         command.raw_data = self._flag(where, value, "raw-data")
         command.raw_returns = self._flag(where, value, "raw-returns")
         if isinstance(command.data, Union) and not command.boxed and not command.raw_data:
