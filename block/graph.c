@@ -238,6 +238,7 @@ static void co_fn node_free(BlockNode *node, bool opened)
 
         block_edge_detach(edge);
     }
+    block_node_free_bitmaps(node);
     g_ptr_array_free(node->children, TRUE);
     g_ptr_array_free(node->parents, TRUE);
     block_cells_clear(&node->cells);
@@ -520,13 +521,25 @@ bool block_node_demote(BlockNode *node, int why, GError **error)
     return true;
 }
 
+void block_node_route(BlockNode *node)
+{
+    BlockNode *file = node->transparent ? block_node_file(node) : NULL;
+    bool marks = node->bitmaps || node->config.detect_zeroes != BLOCK_DETECT_OFF;
+
+    node->read_target = file ? file->read_target : node;
+    node->write_target = file && !marks && !file->config.read_only ? file->write_target : node;
+    for (unsigned i = 0; i < node->parents->len; i++) {
+        BlockEdge *edge = node->parents->pdata[i];
+
+        if (edge->parent)
+            block_node_route(edge->parent);
+    }
+}
+
 void block_node_set_transparent(BlockNode *node)
 {
-    BlockNode *file = block_node_file(node);
-
-    node->read_target = file->read_target;
-    if (node->config.detect_zeroes == BLOCK_DETECT_OFF && !file->config.read_only)
-        node->write_target = file->write_target;
+    node->transparent = true;
+    block_node_route(node);
 }
 
 /* Small questions. */

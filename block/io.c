@@ -149,12 +149,26 @@ static void raise_u64(uint64_t *counter, uint64_t value)
         ;
 }
 
-static void wrote(BlockNode *node, BlockNodeCell *cell, uint64_t end)
+static void grow(BlockNode *node, uint64_t size)
 {
-    block_cell_add(&cell->written, 1);
-    raise_u64(&node->wr_highest_offset, end);
-    if (G_UNLIKELY(end > (uint64_t)block_node_size(node)) && node->driver->grows)
-        raise_u64((uint64_t *)&node->size, end);
+    block_node_grow_bitmaps(node, size);
+    raise_u64((uint64_t *)&node->size, size);
+}
+
+/* Also a write that failed may have changed something, and marks the bitmaps. */
+static inline void wrote(BlockNode *node, BlockNodeCell *cell, uint64_t offset, uint64_t bytes,
+                         int ret)
+{
+    uint64_t end = offset + bytes;
+
+    if (G_LIKELY(ret == 0)) {
+        block_cell_add(&cell->written, 1);
+        raise_u64(&node->wr_highest_offset, end);
+        if (G_UNLIKELY(end > (uint64_t)block_node_size(node)) && node->driver->grows)
+            grow(node, end);
+    }
+    if (G_UNLIKELY(node->bitmaps != NULL))
+        block_node_mark(node, offset, bytes);
 }
 
 /* Fills the parts of the block buffer at @at that the request does not cover. */
@@ -276,8 +290,7 @@ static int co_fn write_node(BlockNode *node, uint64_t offset, const struct iovec
         ret = -EINVAL;
     else
         ret = write_unaligned(node, offset, iov, iovcnt, bytes, flags);
-    if (ret == 0)
-        wrote(node, cell, offset + bytes);
+    wrote(node, cell, offset, bytes, ret);
     if (ret == 0 && G_UNLIKELY(flush))
         ret = block_node_co_flush(node);
     return ret;
@@ -366,8 +379,7 @@ static int co_fn zero_driver(BlockNode *node, uint64_t offset, uint64_t bytes, u
     }
     if (node->align_mask)
         block_write_leave(node, cell, tracked ? &write : NULL);
-    if (ret == 0)
-        wrote(node, cell, offset + bytes);
+    wrote(node, cell, offset, bytes, ret);
     return ret;
 }
 
@@ -419,7 +431,7 @@ int co_fn block_node_co_zero(BlockNode *node, uint64_t offset, uint64_t bytes, u
 int co_fn block_node_co_discard(BlockNode *node, uint64_t offset, uint64_t bytes)
 {
     uint64_t most = node->limits.max_discard ? node->limits.max_discard : UINT64_MAX;
-    uint64_t first = ALIGN_UP(offset, node->align_mask + 1), last;
+    uint64_t first = ALIGN_UP(offset, node->align_mask + 1), last, at;
     BlockNodeCell *cell;
     BlockWrite write;
     bool tracked;
@@ -436,15 +448,17 @@ int co_fn block_node_co_discard(BlockNode *node, uint64_t offset, uint64_t bytes
     tracked = node->align_mask && !block_write_enter_fast(node, cell);
     if (tracked)
         block_write_enter(node, &write, first, last - first, false);
-    while (ret == 0 && first < last) {
-        uint64_t n = MIN(last - first, most);
+    for (at = first; ret == 0 && at < last;) {
+        uint64_t n = MIN(last - at, most);
 
-        ret = node->driver->co_discard(node, first, n);
-        first += n;
+        ret = node->driver->co_discard(node, at, n);
+        at += n;
     }
     if (node->align_mask)
         block_write_leave(node, cell, tracked ? &write : NULL);
     block_cell_add(&cell->written, 1);
+    if (G_UNLIKELY(node->bitmaps != NULL))
+        block_node_mark(node, first, last - first);
     return ret == -ENOTSUP ? 0 : ret;
 }
 
@@ -519,7 +533,9 @@ int co_fn block_node_co_resize(BlockNode *node, uint64_t bytes, GError **error)
         return -EPERM;
     }
     ret = node->driver->co_resize(node, bytes, error);
-    if (ret == 0)
+    if (ret == 0) {
         __atomic_store_n(&node->size, (gint64)bytes, __ATOMIC_RELEASE);
+        block_node_resize_bitmaps(node, bytes);
+    }
     return ret;
 }

@@ -7,6 +7,7 @@
  */
 #pragma once
 #include <pthread.h>
+#include "block/bitmap.h"
 #include "block/cells.h"
 #include "block/driver.h"
 
@@ -57,6 +58,8 @@ struct BlockNode {
     BlockNode *read_target, *write_target; /* where plain reads and writes may go at once: filters
                                               that add nothing are skipped */
     BlockNodeConfig config;
+    bool transparent;                      /* its bytes are its file child's */
+    BlockBitmap *bitmaps;                  /* the first; writes mark them */
 
     /* What the data path writes: */
     BlockCells cells;                      /* of BlockNodeCell */
@@ -134,6 +137,9 @@ void block_graph_end(BlockGraph *graph);
 void block_node_pin(BlockNode *node);
 void block_node_unpin(BlockNode *node);
 void block_node_refresh_limits(BlockNode *node);
+/* Finds out again where plain requests of the node, and of those above it, may go at once.  Their
+ * users are quiesced, or the node has none. */
+void block_node_route(BlockNode *node);
 BlockNode *block_node_file(const BlockNode *node);
 
 /* options.c: takes the common options out of @options. */
@@ -149,6 +155,15 @@ bool block_edge_set_perm(BlockEdge *edge, unsigned perm, unsigned shared, GError
 char *block_perm_words(unsigned perm);     /* "read, write"; g_free */
 /* What uses the node: "user 'X'" or "node 'Y' (its 'file')"; g_free. */
 char *block_edge_describe(const BlockEdge *edge);
+
+/* bitmap.c */
+void block_node_mark(BlockNode *node, uint64_t offset, uint64_t bytes);
+void block_node_grow_bitmaps(BlockNode *node, uint64_t bytes);     /* any thread */
+void block_node_resize_bitmaps(BlockNode *node, uint64_t bytes);   /* while nothing is written */
+void block_node_free_bitmaps(BlockNode *node);
+/* Takes a bitmap off its node without forgetting it, and puts it back; as block_bitmap_free. */
+void block_bitmap_detach(BlockBitmap *bitmap);
+void block_bitmap_attach(BlockBitmap *bitmap);
 
 /* rmw.c */
 bool block_write_enter_fast(BlockNode *node, BlockNodeCell *cell);

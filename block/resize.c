@@ -22,6 +22,7 @@ static void tell_parents(BlockNode *node)
 
             if (size >= 0 && size != block_node_size(parent)) {
                 __atomic_store_n(&parent->size, size, __ATOMIC_RELEASE);
+                block_node_resize_bitmaps(parent, size);
                 tell_parents(parent);
             }
         }
