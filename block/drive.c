@@ -4,8 +4,8 @@
  * by which -device drive= finds it.
  */
 #include "block/chain.h"
+#include "block/image.h"
 #include "block/node.h"
-#include "block/probe.h"
 #include "src/base/util.h"
 #include <errno.h>
 #include <string.h>
@@ -234,29 +234,6 @@ static json_object *co_fn protocol_options(const DriveOptions *d, json_object *o
 
 /* Which format. */
 
-static const char *co_fn guess_format(BlockNode *file, GError **error)
-{
-    uint8_t data[BLOCK_PROBE_SIZE] = { 0 };
-    struct iovec iov = { data, MIN(sizeof(data), (uint64_t)block_node_size(file)) };
-    const char *format;
-    int ret = block_node_co_read(file, 0, &iov, 1, iov.iov_len);
-
-    if (ret < 0) {
-        fail_errno(error, -ret, "Could not read image '%s' for determining its format",
-                   block_node_filename(file));
-        return NULL;
-    }
-    format = block_probe_format(data, sizeof(data));
-    if (!strcmp(format, "raw") || block_driver_find(format))
-        return format;
-    fail(error, ERR_UNSUPPORTED, "'%s' has the format %s, which is not in this build",
-         block_node_filename(file), format);
-    error_object(error, "%s", block_node_filename(file));
-    error_hint(error, "convert it with qemu-img convert -O raw, or write format=raw to give the "
-                      "guest its bytes as they are");
-    return NULL;
-}
-
 static void warn_of_guess(const char *filename)
 {
     warn_report("'%s' is taken for a raw image: no format= was given.  The guest may not write what "
@@ -370,7 +347,7 @@ static BlockNode *co_fn open_guessed(BlockGraph *graph, json_object *options, GE
     file = block_node_open_with(graph, protocol, &above, error);
     if (!file)
         return NULL;
-    format = guess_format(file, error);
+    format = block_node_probe_format(file, error);
     if (format) {
         put_str(options, "driver", format);
         put_str(options, "file", file->name);

@@ -80,6 +80,8 @@ void block_driver_register(const BlockDriver *driver);
         block_driver_register(&(driver));                                                          \
     }
 const BlockDriver *block_driver_find(const char *name);
+/* The same, with an error that tells a driver of QEMU's which is not there from a misspelt word. */
+const BlockDriver *block_driver_get(const char *name, GError **error);
 void block_driver_foreach(void (*fn)(const BlockDriver *driver, void *opaque), void *opaque);
 
 void *block_node_state(BlockNode *node);   /* the driver's own */

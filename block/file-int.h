@@ -1,7 +1,7 @@
 /* The state of the file and host_device drivers, shared by their files. */
 #pragma once
 #include "block/aio.h"
-#include "block/driver.h"
+#include "block/image.h"
 
 typedef struct FileNode {
     AioFile aio;                           /* the descriptor and how it is worked */
@@ -32,3 +32,6 @@ int co_fn file_co_zero(BlockNode *node, uint64_t offset, uint64_t bytes, unsigne
 int co_fn file_co_discard(BlockNode *node, uint64_t offset, uint64_t bytes);
 int co_fn file_co_map(BlockNode *node, uint64_t offset, uint64_t bytes, BlockMap *map);
 int co_fn file_co_resize(BlockNode *node, uint64_t bytes, GError **error);
+
+/* file-create.c */
+extern const BlockImageVerbs file_image_verbs;

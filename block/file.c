@@ -355,7 +355,7 @@ static void file_probe_sizes(const BlockNode *node, BlockSizes *sizes)
     *sizes = ((FileNode *)block_node_state((BlockNode *)node))->sizes;
 }
 
-#define FILE_DRIVER(name_, help_, open_, grows_)                                                   \
+#define FILE_DRIVER(name_, help_, open_, grows_, image_)                                           \
     {                                                                                              \
         .name = name_, .help = help_, .size = sizeof(FileNode), .options = file_options,           \
         .is_protocol = true, .grows = grows_, .write_flags = BLOCK_FUA, .open = open_,             \
@@ -365,11 +365,12 @@ static void file_probe_sizes(const BlockNode *node, BlockSizes *sizes)
         .co_zero = file_co_zero, .co_discard = file_co_discard, .co_map = file_co_map,             \
         .co_resize = file_co_resize, .set_perm = file_set_perm,                                    \
         .allocated_size = file_allocated_size, .describe = file_describe, .stats = file_stats,     \
-        .probe_sizes = file_probe_sizes,                                                           \
+        .probe_sizes = file_probe_sizes, .image = image_,                                          \
     }
 
-static const BlockDriver file_driver = FILE_DRIVER("file", "a regular file", regular_open, true);
+static const BlockDriver file_driver = FILE_DRIVER("file", "a regular file", regular_open, true, &file_image_verbs);
 static const BlockDriver host_device_driver =
-    FILE_DRIVER("host_device", "a block or character device of the host", host_device_open, false);
+    FILE_DRIVER("host_device", "a block or character device of the host", host_device_open, false,
+                NULL);
 BLOCK_DRIVER(file_driver)
 BLOCK_DRIVER(host_device_driver)

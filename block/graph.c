@@ -157,7 +157,7 @@ static void add_driver_name(const BlockDriver *driver, void *names)
     g_ptr_array_add(names, (gpointer)driver->name);
 }
 
-static const BlockDriver *find_driver(const char *name, GError **error)
+const BlockDriver *block_driver_get(const char *name, GError **error)
 {
     const BlockDriver *driver = block_driver_find(name);
     g_autoptr(GPtrArray) names = g_ptr_array_new();
@@ -186,7 +186,7 @@ static bool take_driver(BlockNode *node, json_object *options, GError **error)
         return false;
     if (!name)
         return fail(error, ERR_MISSING_PARAMETER, "A block node needs the option 'driver'");
-    node->driver = find_driver(name, error);
+    node->driver = block_driver_get(name, error);
     if (!node->driver)
         return false;
     json_object_object_del(options, "driver");

@@ -43,6 +43,11 @@ typedef struct BlockMeasure {
     bool has_bitmaps;
 } BlockMeasure;
 
+/* Space for bytes that are not written yet: preallocation=. */
+typedef enum BlockPrealloc { BLOCK_PREALLOC_OFF, BLOCK_PREALLOC_METADATA, BLOCK_PREALLOC_FALLOC,
+                             BLOCK_PREALLOC_FULL } BlockPrealloc;
+extern const char *const block_prealloc_words[];        /* "off", "metadata", "falloc", "full" */
+
 typedef struct BlockSnapshot {
     char *id, *name;                       /* owned; id: what the format calls it ("1") */
     uint64_t vm_state_size, disk_size;     /* bytes */
@@ -57,6 +62,11 @@ struct BlockImageVerbs {
     /* @options: BlockdevCreateOptions of this driver, checked against create_options' kinds; `file`
      * names a node that is open for writing (formats), or is `filename` (protocols). */
     int co_fn (*co_create)(BlockGraph *graph, json_object *options, GError **error);
+    /* Protocols: the file is gone from its storage; the node that shows it is only good for closing. */
+    int co_fn (*co_delete)(BlockNode *node, GError **error);
+    /* Takes space for a range that reads as zeroes, as after growing. */
+    int co_fn (*co_preallocate)(BlockNode *node, uint64_t offset, uint64_t bytes, BlockPrealloc how,
+                                GError **error);
     /* @source: NULL: an empty disk of the size in @options. */
     int co_fn (*co_measure)(json_object *options, BlockNode *source, BlockMeasure *measure,
                             GError **error);
@@ -88,12 +98,31 @@ struct BlockImageVerbs {
     int co_fn (*co_remove_bitmap)(BlockNode *node, const char *name, GError **error);
 };
 
-/* Makes an image file as `create` does: a file of that name, then the format in it.  @options: as -o
- * spells them, "size" among them; without it a backing file's is taken. */
+/*
+ * Makes an image file as `create` does: a file of that name, then the format in it.  @options: as -o
+ * spells them, those of the format and of the protocol side by side, "size" among them; without it a
+ * backing file's is taken.  "data_file" is made, too, and reaches co_create as the name of an open
+ * node.  A file that was made is removed if the format fails.  Waits.
+ */
 bool block_image_create(BlockGraph *graph, const char *format, const char *filename,
                         json_object *options, GError **error);
 /* The same from BlockdevCreateOptions ("driver" and its members): blockdev-create. */
 int co_fn block_co_create(BlockGraph *graph, json_object *options, GError **error);
+/* The same for a format's node that is open for writing, if a tool or command resizes it. */
+int co_fn block_co_preallocate(BlockNode *node, uint64_t offset, uint64_t bytes, BlockPrealloc how,
+                               GError **error);
+/* Opens an image by its name; @format: NULL: looked for in its first bytes.  @options: further members
+ * for the format's node ("read-only", "cache", …); may be NULL.  The caller owns a reference
+ * (block_node_put).  Waits. */
+BlockNode *block_image_open(BlockGraph *graph, const char *filename, const char *format,
+                            json_object *options, GError **error);
+/* The same with the protocol's node given by its options, as block_filename_options makes them. */
+BlockNode *block_image_open_on(BlockGraph *graph, json_object *protocol, const char *format,
+                               json_object *options, GError **error);
+void block_node_put(BlockNode *node);      /* NULL is fine; waits */
+/* The format by the first bytes; fails for one that is not in this build. */
+const char *co_fn block_node_probe_format(BlockNode *file, GError **error);
+
 /* -o's words as BlockdevCreateOptions' members; unknown ones are refused by name. */
 json_object *block_create_options_parse(const char *format, json_object *options, GError **error);
 

@@ -3,7 +3,7 @@
  *
  * Without a window it adds nothing, and the core lets plain requests skip it.
  */
-#include "block/driver.h"
+#include "block/image.h"
 #include "src/base/util.h"
 #include <errno.h>
 
@@ -126,6 +126,66 @@ static int co_fn raw_co_resize(BlockNode *node, uint64_t bytes, GError **error)
     return block_node_co_resize(raw->file, raw->offset + bytes, error);
 }
 
+/* Whole images. */
+
+static const BlockCreateOption raw_create_options[] = {
+    { "size", BLOCK_CREATE_SIZE, NULL, "Virtual disk size" },
+    { NULL }
+};
+
+/* The file is the image: nothing to write, only to be as long as it should. */
+static int co_fn raw_co_create(BlockGraph *graph, json_object *options, GError **error)
+{
+    const char *name = NULL;
+    BlockUser *user;
+    BlockNode *file;
+    uint64_t size = 0;
+    int ret;
+
+    if (!options_get_str(options, "file", &name, error) ||
+        !options_get_size(options, "size", &size, error))
+        return -EINVAL;
+    file = name ? block_node_find(graph, name) : NULL;
+    if (!file) {
+        fail(error, ERR_NOT_FOUND, "raw: 'file' must be the name of a node");
+        return -EINVAL;
+    }
+    user = block_user_new(file, "creation of a raw image", BLOCK_PERM_RESIZE, BLOCK_PERM_ALL, error);
+    if (!user)
+        return -EPERM;
+    ret = block_node_co_resize(file, size, error);
+    block_user_free(user);
+    return ret;
+}
+
+static int co_fn raw_co_preallocate(BlockNode *node, uint64_t offset, uint64_t bytes,
+                                    BlockPrealloc how, GError **error)
+{
+    Raw *raw = block_node_state(node);
+
+    return block_co_preallocate(raw->file, raw->offset + offset, bytes, how, error);
+}
+
+static int co_fn raw_co_measure(json_object *options, BlockNode *source, BlockMeasure *measure,
+                                GError **error)
+{
+    uint64_t size = 0;
+
+    if (!options_get_size(options, "size", &size, error))
+        return -EINVAL;
+    if (source)
+        size = block_node_size(source);
+    measure->required = measure->fully_allocated = ALIGN_UP(size, 512);
+    return 0;
+}
+
+static const BlockImageVerbs raw_image_verbs = {
+    .create_options = raw_create_options,
+    .co_create = raw_co_create,
+    .co_preallocate = raw_co_preallocate,
+    .co_measure = raw_co_measure,
+};
+
 static const BlockDriver raw_driver = {
     .name = "raw",
     .help = "the bytes of a file or device as they are",
@@ -143,5 +203,6 @@ static const BlockDriver raw_driver = {
     .co_discard = raw_co_discard,
     .co_map = raw_co_map,
     .co_resize = raw_co_resize,
+    .image = &raw_image_verbs,
 };
 BLOCK_DRIVER(raw_driver)
