@@ -17,11 +17,24 @@ static const Property kvm_pit_props[] = {
     {}
 };
 
+static bool kvm_pit_realize(Object *obj, GError **error)
+{
+    DEVICE(obj)->machine->intr->pit = true;
+    return true;
+}
+
+static void kvm_pit_unrealize(Object *obj)
+{
+    DEVICE(obj)->machine->intr->pit = false;
+}
+
 static const Type kvm_pit_type = {
     .name = "kvm-pit",
     .parent = "device",
     .help = "programmable interval timer in KVM",
     .size = sizeof(KvmPit),
     .props = kvm_pit_props,
+    .realize = kvm_pit_realize,
+    .unrealize = kvm_pit_unrealize,
 };
 TYPE_REGISTER(kvm_pit_type)

@@ -78,7 +78,7 @@ static AcpiConfig make_acpi_config(const Q35Machine *q)
     AcpiConfig c = {
         .apic_ids = m->cpu_apic_ids,
         .cpus = m->smp.cpus,
-        .pic = !m->intr || m->intr->ops->kernel_pic,
+        .pic = q35_has_pic(q),
         .hpet = m->hpet,
         .i8042 = q->i8042,
         .rtc = true,

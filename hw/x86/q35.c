@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include "hw/timer/mc146818rtc.h"
+#include "hw/x86/i8259.h"
 #include "hw/x86/ich9.h"
 #include "hw/x86/ioapic.h"
 #include "hw/x86/memmap.h"
@@ -164,17 +165,19 @@ static bool add_lpc(Q35Machine *q, GError **error)
     return true;
 }
 
-static bool has_pic(const Machine *m)
+bool q35_has_pic(const Q35Machine *q)
 {
-    return m->intr && m->intr->ops->kernel_pic;
+    return q->m.intr && q->pic != ON_OFF_OFF;
 }
 
-/* The lines of the machine end at an IOAPIC of ours: ISA line 0 is its input 2, where a PC's cascade
- * of PICs leaves a hole. */
-static void set_ioapic_line(void *opaque, unsigned n, bool level)
+/* The lines of the machine end at PICs and an IOAPIC of ours: ISA line 0 is the IOAPIC's input 2, where
+ * the cascade of the PICs leaves a hole. */
+static void set_line(void *opaque, unsigned n, bool level)
 {
     Q35Machine *q = opaque;
 
+    if (q->pic_device)
+        i8259_set_input(q->pic_device, n, level);
     if (n != 2)
         ioapic_set_input(q->ioapic, n ? n : 2, level);
 }
@@ -187,7 +190,7 @@ static bool add_ioapic(Q35Machine *q, GError **error)
     if (!q->ioapic)
         return false;
     for (unsigned n = 0; n < G_N_ELEMENTS(q->m.gsi); n++)
-        irq_line_init(&q->m.gsi[n], set_ioapic_line, q, n);
+        irq_line_init(&q->m.gsi[n], set_line, q, n);
     return true;
 }
 
@@ -215,9 +218,26 @@ static void fill_cmos(Q35Machine *q)
  * complains when its HPET wants one: there it has to be asked for. */
 static bool add_hpet(Q35Machine *q, GError **error)
 {
-    if (!has_pic(&q->m) && !object_was_set(OBJECT(q), "hpet"))
+    if (!q35_has_pic(q) && !object_was_set(OBJECT(q), "hpet"))
         q->m.hpet = false;
     return !q->m.hpet || add(q, "hpet", NULL, "hpet0", error);
+}
+
+/* Beside an IOAPIC of ours; KVM's come with its own. */
+static bool add_pic(Q35Machine *q, GError **error)
+{
+    if (!q->ioapic || !q35_has_pic(q))
+        return true;
+    q->pic_device = add(q, "isa-i8259", q->m.isa_bus, "i8259", error);
+    return q->pic_device;
+}
+
+static bool add_pit(Q35Machine *q, GError **error)
+{
+    bool in_kernel = q->m.intr && q->m.intr->ops->kernel_pic;
+
+    return q->pit == ON_OFF_OFF || !q->m.intr ||
+           add(q, in_kernel ? "kvm-pit" : "isa-pit", in_kernel ? NULL : q->m.isa_bus, "i8254", error);
 }
 
 static bool add_isa_devices(Q35Machine *q, GError **error)
@@ -226,7 +246,7 @@ static bool add_isa_devices(Q35Machine *q, GError **error)
     if (!q->rtc)
         return false;
     fill_cmos(q);
-    return (!has_pic(&q->m) || add(q, "kvm-pit", NULL, "pit", error)) &&
+    return add_pic(q, error) && add_pit(q, error) &&
            add(q, "i8257", q->m.isa_bus, "dma", error) &&
            add(q, "port92", q->m.isa_bus, "port92", error) &&
            (!q->i8042 || add(q, "i8042", q->m.isa_bus, "ps2-controller", error));
@@ -242,6 +262,10 @@ static bool check_options(Q35Machine *q, GError **error)
         return fail(error, ERR_UNSUPPORTED, "-dtb: x86 machines have no device tree");
     if (!q->m.kernel && (q->m.initrd || (q->m.append && *q->m.append)))
         return fail(error, ERR_MISSING_PARAMETER, "-initrd and -append need -kernel");
+    if (q->pic == ON_OFF_OFF && q->m.intr && q->m.intr->ops->kernel_pic) {
+        fail(error, ERR_UNSUPPORTED, "pic=off: KVM's interrupt controllers have a PIC among them");
+        return error_hint(error, "use kernel-irqchip=split");
+    }
     if (!q->m.ram)
         return fail(error, ERR_MISSING_PARAMETER, "a q35 machine needs memory");
     return true;
@@ -341,10 +365,13 @@ static const Property q35_props[] = {
     PROP_FN("kernel-irqchip", NULL, set_accelerator, .help = "on or split"),
     PROP_OF("acpi", Q35Machine, acpi, prop_on_off_auto, .help = "ACPI tables"),
     PROP("i8042", Q35Machine, i8042, .def.b = true, .help = "keyboard controller"),
+    PROP_OF("pic", Q35Machine, pic, prop_on_off_auto,
+            .help = "8259 interrupt controllers (off: with kernel-irqchip=split only)"),
+    PROP_OF("pit", Q35Machine, pit, prop_on_off_auto, .help = "8254 interval timer"),
     PROP_OF("max-ram-below-4g", Q35Machine, max_ram_below_4g, prop_size,
             .help = "upper limit of RAM below 4 GiB"),
     PROP("hpet", Q35Machine, m.hpet, .def.b = true,
-         .help = "high precision event timers (with kernel-irqchip=split: only if asked for)"),
+         .help = "high precision event timers (with pic=off: only if asked for)"),
     PROP_FN("graphics", get_absent, set_absent, .help = "the board's graphics: off"),
     PROP_FN("smm", get_absent, set_absent, .help = "system management mode: off"),
     PROP_FN("sata", get_absent, set_absent, .help = "the board's SATA controller: off"),

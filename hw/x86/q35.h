@@ -8,7 +8,7 @@
 typedef struct Q35Machine {
     Machine m;                              /* first: a Q35Machine * is a Machine * */
     bool i8042;                             /* properties */
-    int acpi;                               /* OnOffAuto */
+    int acpi, pic, pit;                     /* OnOffAuto */
     uint64_t max_ram_below_4g;
     uint64_t ram_below_4g, ram_above_4g;    /* bytes */
     Region ram, ram_readonly;               /* all of it; the first MiB again, read-only */
@@ -17,11 +17,14 @@ typedef struct Q35Machine {
     Region rom, rom_low;                    /* firmware, and its end below 1 MiB */
     Q35Host *host;
     PciDevice *mch, *lpc;
-    Device *rtc, *ioapic;                   /* ioapic: NULL with a kernel one */
+    Device *rtc;
+    Device *ioapic, *pic_device;            /* NULL: in the kernel, or there is none */
     BootPlan boot;                          /* direct kernel boot; blobs NULL: none */
     bool booted;                            /* the plan was carried out before: RAM is not fresh */
 } Q35Machine;
 #define Q35_MACHINE(ptr) ((Q35Machine *)(ptr))
+
+bool q35_has_pic(const Q35Machine *q);      /* the kernel's or ours */
 
 /* q35-boot.c: without firmware, what is in memory and registers when the guest starts. */
 bool q35_prepare_boot(Q35Machine *q, GError **error);

@@ -27,8 +27,10 @@ typedef struct IntrOps {
      * VM lock. */
     void (*ioapic_route)(IntrController *ic, unsigned pin, bool masked, uint64_t address,
                          uint32_t data);
+    /* The output of a userspace PIC, LINT0 of the boot CPU; NULL with a kernel PIC.  VM lock. */
+    void (*set_extint)(IntrController *ic, bool level);
     bool kernel_ioapic;                     /* false: the machine has one of ours (split, tests) */
-    bool kernel_pic;                        /* and a PIT, with port 0x61, beside it */
+    bool kernel_pic;                        /* the same of the PICs, and of the PIT with port 0x61 */
 } IntrOps;
 struct IntrController {
     const IntrOps *ops;
@@ -36,4 +38,9 @@ struct IntrController {
      * under the VM lock. */
     void (*eoi)(void *opaque, unsigned vector);
     void *eoi_opaque;
+    /* Set by a userspace PIC: the CPU takes its interrupt; returns the vector.  Called in a vCPU
+     * thread, under the VM lock. */
+    uint8_t (*acknowledge)(void *opaque);
+    void *acknowledge_opaque;
+    bool pit;                               /* with a kernel PIC: the machine has a PIT, too */
 };

@@ -238,10 +238,15 @@ static void no_gsi(IntrController *ic, unsigned gsi, bool level)
     TRACE(kvm_no_gsi, "gsi %u level %d: the IOAPIC is the machine's", gsi, level);
 }
 
+static void set_extint(IntrController *ic, bool level)
+{
+    kvm_set_extint(intr_of(ic)->kvm, level);
+}
+
 static const IntrOps split_ops = {
     .set_gsi = no_gsi, .send_msi = send_msi, .route_add = route_add, .route_update = route_update,
     .route_del = route_del, .irqfd_add = irqfd_add, .irqfd_del = irqfd_del, .batch = batch,
-    .ioapic_route = ioapic_route,
+    .ioapic_route = ioapic_route, .set_extint = set_extint,
 };
 
 static bool create_full(KvmIntr *intr, GError **error)

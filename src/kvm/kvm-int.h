@@ -43,6 +43,7 @@ struct Kvm {
     GMutex mutex;
     GCond changed;                          /* a vCPU parked, left KVM_RUN, or did its work */
     bool running;                           /* mutex */
+    bool extint;                            /* atomic; written under the VM lock: extint.c */
     int blocked;                            /* atomic; while > 0, nobody enters KVM_RUN */
 };
 
@@ -100,9 +101,16 @@ bool kvm_pit_create(Kvm *kvm, GError **error);
 /* True: the port is the timer's, and the access was carried out.  vCPU thread. */
 bool kvm_pit_access(Kvm *kvm, uint16_t port, uint8_t *data, unsigned size, bool write);
 
+/* extint.c: interrupts of a PIC that is the machine's own.  VM lock. */
+void kvm_set_extint(Kvm *kvm, bool level);
+/* Before KVM_RUN: gives the vCPU such an interrupt, or has it say when it can take one. */
+void vcpu_offer_extint(Vcpu *vcpu);
+
 /* vcpu.c.  Nobody is in KVM_RUN between these two; any thread, VM lock held. */
 void kvm_block(Kvm *kvm);
 void kvm_unblock(Kvm *kvm);
+/* Ends KVM_RUN once, so that the thread looks at what there is for it.  Any thread. */
+void vcpu_kick(Vcpu *vcpu);
 /* Runs @fn in the vCPU's thread, its last exit completed, and waits for it; the VM lock is dropped
  * while waiting.  At once if called there. */
 void vcpu_call(Vcpu *vcpu, void (*fn)(Vcpu *vcpu, void *opaque), void *opaque);

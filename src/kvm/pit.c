@@ -13,9 +13,14 @@ enum {
     CONTROL_READBACK = 3, MODE_MAX = 5,
 };
 
+static bool is_wanted(const Kvm *kvm)
+{
+    return kvm->irqchip == KVM_IRQCHIP_ON && kvm_intr_controller(kvm->intr)->pit;
+}
+
 bool kvm_pit_create(Kvm *kvm, GError **error)
 {
-    if (kvm->pit_created || kvm->irqchip != KVM_IRQCHIP_ON)
+    if (kvm->pit_created || !is_wanted(kvm))
         return true;
     if (!kvm_intr_route_lines(kvm->intr, error))
         return false;
@@ -58,7 +63,7 @@ static void first_write(Kvm *kvm, uint16_t port, uint8_t value)
 bool kvm_pit_access(Kvm *kvm, uint16_t port, uint8_t *data, unsigned size, bool write)
 {
     if (G_LIKELY(port > PORT_61 || port < PIT_COUNTER0 || (port > PIT_CONTROL && port < PORT_61)) ||
-        kvm->irqchip != KVM_IRQCHIP_ON)
+        !is_wanted(kvm))
         return false;
     g_autoptr(GError) error = NULL;
     vm_lock(kvm->env.lock);

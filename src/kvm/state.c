@@ -189,6 +189,7 @@ bool cpu_state_set(Vcpu *vcpu, const CpuState *state, GError **error)
 {
     struct kvm_vcpu_events events = events_to_set(state);
     const char *what = "special registers";
+    vcpu->run->ready_for_interrupt_injection = false;   /* that was another state */
     kvm_slots_apply(vcpu->kvm->slots);      /* some MSRs name memory that KVM reads or writes */
     set_tsc_khz(vcpu, state->tsc_khz);
     int r = set_sregs(vcpu, &state->sregs);

@@ -43,6 +43,13 @@ static void kick(Vcpu *vcpu)
     g_cond_signal(&vcpu->wake);
 }
 
+void vcpu_kick(Vcpu *vcpu)
+{
+    g_mutex_lock(&vcpu->kvm->mutex);
+    kick(vcpu);
+    g_mutex_unlock(&vcpu->kvm->mutex);
+}
+
 /* The VM lock is given up while a vCPU that may need it is waited for. */
 static bool vm_lock_release(Kvm *kvm)
 {
@@ -117,6 +124,8 @@ void kvm_unblock(Kvm *kvm)
 static bool run_guest(Vcpu *vcpu)
 {
     for (;;) {
+        if (vcpu->kvm->irqchip == KVM_IRQCHIP_SPLIT)
+            vcpu_offer_extint(vcpu);
         enter_run(vcpu->kvm, vcpu);
         int r = ioctl(vcpu->fd, KVM_RUN, NULL), err = r < 0 ? errno : 0;
         leave_run(vcpu->kvm, vcpu);

@@ -28,6 +28,7 @@ struct TestMachine {
     GArray *events;                        /* of TestEvent */
     GArray *requests;                      /* of MachineRequest; request_lock */
     GMutex request_lock;
+    bool extint;                           /* output of the machine's PIC */
     bool gsi[TEST_GSIS];
     unsigned gsi_edges[TEST_GSIS];
     bool running;

@@ -41,6 +41,11 @@ static void send_msi(IntrController *ic, uint64_t address, uint32_t data)
     g_array_append_val(machine_of_intr(ic)->messages, message);
 }
 
+static void set_extint(IntrController *ic, bool level)
+{
+    machine_of_intr(ic)->extint = level;
+}
+
 static int route_add(IntrController *ic, uint64_t address, uint32_t data, GError **error)
 {
     TestMachine *m = machine_of_intr(ic);
@@ -81,7 +86,7 @@ static void irqfd_del(IntrController *ic, int route, int fd)
 const IntrOps test_intr_ops = {
     .set_gsi = set_gsi, .send_msi = send_msi, .route_add = route_add,
     .route_update = route_update, .route_del = route_del, .irqfd_add = irqfd_add,
-    .irqfd_del = irqfd_del,
+    .irqfd_del = irqfd_del, .set_extint = set_extint,
 };
 
 bool gsi_level(TestMachine *m, unsigned gsi)

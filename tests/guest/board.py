@@ -101,6 +101,32 @@ class Board(unittest.TestCase):
     def test_timer_split_irqchip(self):
         self.run_good("timer", "-machine", "q35,kernel-irqchip=split")
 
+    def test_pic_split_irqchip(self):
+        self.run_good("pic", "-machine", "q35,kernel-irqchip=split")
+        self.run_good("pic", "-machine", "q35,kernel-irqchip=split", "-smp", "2")
+
+    def test_no_pit(self):
+        for absent, arguments in (False, ""), (True, ",pit=off"):
+            with Vireo("fault", "-append", "3", "-machine", "q35" + arguments) as v:
+                v.connect()
+                children = [c["name"] for c in v.command("qom-list", path="/machine")["return"]]
+                self.assertEqual("i8254" not in children, absent)
+                v.command("quit")
+                self.assertEqual(v.wait()[0], 0)
+
+    def test_no_pic_in_the_kernel(self):
+        with Vireo("pic", "-machine", "q35,pic=off") as v:
+            _, messages = v.process.communicate(timeout=LONG_S)
+        self.assertEqual(v.process.returncode, 1)
+        self.assertIn("kernel-irqchip=split", messages)
+
+    def test_pit_by_the_ioapic(self):
+        self.run_good("pit", "-machine", "q35,hpet=off")
+
+    def test_pit_by_the_ioapic_split_irqchip(self):
+        self.run_good("pit", "-machine", "q35,kernel-irqchip=split")
+        self.run_good("pit", "-machine", "q35,kernel-irqchip=split,pic=off")
+
     def test_two_cpus(self):
         self.run_good("smp", "-smp", "2")
 

@@ -130,6 +130,8 @@ Guest *guest_new(const GuestConfig *config)
     KvmEnv env = { .event = on_event, .lock = &g->lock, .opaque = g };
     g->kvm = kvm_new(config->irqchip, &env, &error);
     ck_assert_msg(g->kvm != NULL, "%s", error ? error->message : "?");
+    if (kvm_intr(g->kvm))
+        kvm_intr(g->kvm)->pit = true;
     make_map(g);
     g->mmio.coalesced = config->coalesced;
     ck_assert(kvm_attach_memory(g->kvm, g->memory, g->io, &error));
