@@ -102,6 +102,8 @@ BlockUser *block_user_new(BlockNode *node, const char *name, unsigned perm, unsi
                           GError **error);
 void block_user_free(BlockUser *user);                   /* drains first */
 BlockNode *block_user_node(const BlockUser *user);
+/* *@place follows the user's node when the graph changes; NULL: no more. */
+void block_user_keep(BlockUser *user, BlockNode **place);
 /* Calls when the node's size has changed.  Main thread. */
 void block_user_on_resize(BlockUser *user, LoopFn *fn, void *opaque);
 void block_user_drain(BlockUser *user);                  /* waits until nothing is in flight */

@@ -22,6 +22,14 @@ typedef struct BlockMap {
     BlockNode *host_node;                  /* the node that holds them: the lowest one that says so */
 } BlockMap;
 
+/* What an open node is to become. */
+typedef struct BlockReopen {
+    json_object *options;                  /* the driver's own, as open gets them: what it can change it
+                                              takes out; NULL: they stay */
+    bool read_only, direct, no_flush;      /* block_node_read_only() etc. say what it is now */
+    void *state;                           /* the driver's, from prepare to commit or abort */
+} BlockReopen;
+
 typedef struct BlockDriver {
     const char *name, *help;
     size_t size;                           /* of the driver's own state, zeroed */
@@ -67,6 +75,16 @@ typedef struct BlockDriver {
     void (*describe)(BlockNode *node, json_object *info);   /* adds members to BlockDeviceInfo */
     json_object *(*stats)(BlockNode *node);                 /* BlockStats' driver-specific */
     void (*probe_sizes)(const BlockNode *node, BlockSizes *sizes);   /* absent: as the file child */
+    /* The graph changes at run time: the child @key (block_node_child) is another node now, or there is
+     * none.  Nothing of @node is in flight.  For drivers that keep pointers to their children. */
+    void (*child_changed)(BlockNode *node, const char *key);
+    bool has_backing;                      /* may have a child "backing", or lose or change it */
+    /* Other options for an open node, in two steps: a change of several nodes is made as a whole.  Until
+     * commit nothing changes.  Nothing of @node is in flight.  Absent: only what is the core's own
+     * (discard, detect-zeroes, read-only of nodes with a file child) can change. */
+    bool co_fn (*reopen_prepare)(BlockNode *node, BlockReopen *reopen, GError **error);
+    void co_fn (*reopen_commit)(BlockNode *node, BlockReopen *reopen);
+    void co_fn (*reopen_abort)(BlockNode *node, BlockReopen *reopen);
     const BlockImageVerbs *image;          /* creating, checking, snapshots, …; NULL: none of them */
     /* Names that are not paths: "nbd" and "nbd+unix" for nbd://…; NULL-ended, may be NULL. */
     const char *const *uri_schemes;
@@ -103,6 +121,7 @@ bool block_node_force_share(const BlockNode *node);
 BlockNode *co_fn block_node_open_child(BlockNode *node, json_object *options, const char *key,
                                        bool required, GError **error);
 BlockNode *block_node_child(const BlockNode *node, const char *key);
+BlockNode *block_node_file(const BlockNode *node);      /* its child "file"; NULL: none */
 
 /* I/O on a child: checked against its size, aligned, split to its limits. */
 int co_fn block_node_co_read(BlockNode *node, uint64_t offset, const struct iovec *iov, int iovcnt,

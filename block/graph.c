@@ -258,7 +258,7 @@ BlockNode *block_node_file(const BlockNode *node)
     return block_node_child(node, "file");
 }
 
-static int64_t ask_size(BlockNode *node)
+int64_t block_node_ask_size(BlockNode *node)
 {
     if (node->driver->get_size)
         return node->driver->get_size(node);
@@ -278,6 +278,7 @@ void block_node_refresh_limits(BlockNode *node)
     if (node->driver->limits)
         node->driver->limits(node, limits);
     node->align_mask = align ? limits->request_alignment - 1 : 0;
+    node->ordered = node->align_mask || node->orderings;
     node->memory_mask = align ? limits->buffer_alignment - 1 : 0;
     node->max_transfer = align && limits->max_transfer ? limits->max_transfer : UINT64_MAX;
     node->max_iov = align && limits->max_iov ? MIN(limits->max_iov, INT_MAX) : INT_MAX;
@@ -288,7 +289,7 @@ static bool finish_open(BlockNode *node, GError **error)
     int64_t size;
 
     block_node_refresh_limits(node);
-    size = ask_size(node);
+    size = block_node_ask_size(node);
     if (size < 0)
         return fail_errno(error, -size, "cannot find the size of '%s'",
                           node->filename ? node->filename : node->name);
@@ -524,10 +525,10 @@ bool block_node_demote(BlockNode *node, int why, GError **error)
 void block_node_route(BlockNode *node)
 {
     BlockNode *file = node->transparent ? block_node_file(node) : NULL;
-    bool marks = node->bitmaps || node->config.detect_zeroes != BLOCK_DETECT_OFF;
+    bool acts = node->bitmaps || node->orderings || node->config.detect_zeroes != BLOCK_DETECT_OFF;
 
-    node->read_target = file ? file->read_target : node;
-    node->write_target = file && !marks && !file->config.read_only ? file->write_target : node;
+    node->read_target = file && !node->track_reads ? file->read_target : node;
+    node->write_target = file && !acts && !file->config.read_only ? file->write_target : node;
     for (unsigned i = 0; i < node->parents->len; i++) {
         BlockEdge *edge = node->parents->pdata[i];
 

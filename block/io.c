@@ -124,6 +124,22 @@ static int co_fn read_pieces(BlockNode *node, uint64_t offset, const struct iove
     return ret;
 }
 
+/* A job's writes to the same range wait until this read is over. */
+static int co_fn read_tracked(BlockNode *node, uint64_t offset, const struct iovec *iov, int iovcnt,
+                              uint64_t bytes)
+{
+    BlockWrite track;
+    int ret;
+
+    block_write_enter(node, &track, offset, bytes, false);
+    if (fits(node, offset, iov, iovcnt, bytes))
+        ret = node->driver->co_read(node, offset, iov, iovcnt, bytes);
+    else
+        ret = read_pieces(node, offset, iov, iovcnt, bytes);
+    block_write_leave(node, NULL, &track);
+    return ret;
+}
+
 int co_fn block_node_co_read(BlockNode *node, uint64_t offset, const struct iovec *iov, int iovcnt,
                              uint64_t bytes)
 {
@@ -132,6 +148,8 @@ int co_fn block_node_co_read(BlockNode *node, uint64_t offset, const struct iove
     if (G_UNLIKELY(!bytes))
         return 0;
     node = node->read_target;
+    if (G_UNLIKELY(node->track_reads))
+        return read_tracked(node, offset, iov, iovcnt, bytes);
     if (G_LIKELY(fits(node, offset, iov, iovcnt, bytes)))
         return node->driver->co_read(node, offset, iov, iovcnt, bytes);
     return read_pieces(node, offset, iov, iovcnt, bytes);
@@ -217,18 +235,20 @@ static int co_fn write_bounced_pieces(BlockNode *node, uint64_t offset, const st
  * longer by the padding of its last block: that is cut off again.
  */
 static int co_fn write_unaligned(BlockNode *node, uint64_t offset, const struct iovec *iov,
-                               int iovcnt, uint64_t bytes, unsigned flags)
+                                 int iovcnt, uint64_t bytes, unsigned flags, bool held)
 {
     uint64_t padded_end = ALIGN_UP(offset + bytes, node->align_mask + 1);
     uint64_t size = MAX((uint64_t)block_node_size(node), offset + bytes);
     BlockWrite write;
     int ret;
 
-    block_write_enter(node, &write, offset, bytes, true);
+    if (!held)
+        block_write_enter(node, &write, offset, bytes, true);
     ret = write_bounced_pieces(node, offset, iov, iovcnt, bytes, flags);
     if (ret == 0 && padded_end > size && node->driver->co_resize)
         ret = node->driver->co_resize(node, size, NULL);
-    block_write_leave(node, NULL, &write);
+    if (!held)
+        block_write_leave(node, NULL, &write);
     return ret;
 }
 
@@ -256,9 +276,11 @@ static int co_fn write_pieces(BlockNode *node, uint64_t offset, const struct iov
 
 /* Offset and length are aligned, or the node does not care. */
 static int co_fn write_tracked(BlockNode *node, BlockNodeCell *cell, uint64_t offset,
-                               const struct iovec *iov, int iovcnt, uint64_t bytes, unsigned flags)
+                               const struct iovec *iov, int iovcnt, uint64_t bytes, unsigned flags,
+                               bool held)
 {
-    bool tracked = node->align_mask && !block_write_enter_fast(node, cell);
+    bool ordered = node->ordered && !held;
+    bool tracked = ordered && !block_write_enter_fast(node, cell);
     BlockWrite write;
     int ret;
 
@@ -268,7 +290,7 @@ static int co_fn write_tracked(BlockNode *node, BlockNodeCell *cell, uint64_t of
         ret = node->driver->co_write(node, offset, iov, iovcnt, bytes, flags);
     else
         ret = write_pieces(node, offset, iov, iovcnt, bytes, flags);
-    if (node->align_mask)
+    if (ordered)
         block_write_leave(node, cell, tracked ? &write : NULL);
     return ret;
 }
@@ -279,17 +301,18 @@ static int co_fn write_node(BlockNode *node, uint64_t offset, const struct iovec
 {
     BlockNodeCell *cell = block_node_cell(node);
     unsigned flush = flags & BLOCK_FUA & ~node->driver->write_flags;
+    bool held = flags & BLOCK_HELD;
     int ret;
 
     if (G_UNLIKELY(!node->driver->co_write))
         return -EPERM;
     flags &= node->driver->write_flags;
     if (G_LIKELY(!((offset | bytes) & node->align_mask)))
-        ret = write_tracked(node, cell, offset, iov, iovcnt, bytes, flags);
+        ret = write_tracked(node, cell, offset, iov, iovcnt, bytes, flags, held);
     else if (iov_size(iov, iovcnt) < bytes)
         ret = -EINVAL;
     else
-        ret = write_unaligned(node, offset, iov, iovcnt, bytes, flags);
+        ret = write_unaligned(node, offset, iov, iovcnt, bytes, flags, held);
     wrote(node, cell, offset, bytes, ret);
     if (ret == 0 && G_UNLIKELY(flush))
         ret = block_node_co_flush(node);
@@ -324,7 +347,7 @@ int co_fn block_node_co_write(BlockNode *node, uint64_t offset, const struct iov
         iov_is_zero(iov, iovcnt, bytes)) {
         unsigned unmap = node->config.detect_zeroes == BLOCK_DETECT_UNMAP ? BLOCK_MAY_UNMAP : 0;
 
-        return block_node_co_zero(node, offset, bytes, (flags & BLOCK_FUA) | unmap);
+        return block_node_co_zero(node, offset, bytes, (flags & (BLOCK_FUA | BLOCK_HELD)) | unmap);
     }
     return write_node(node, offset, iov, iovcnt, bytes, flags);
 }
@@ -365,7 +388,8 @@ static int co_fn zero_driver(BlockNode *node, uint64_t offset, uint64_t bytes, u
 {
     uint64_t most = node->limits.max_write_zeroes ? node->limits.max_write_zeroes : UINT64_MAX;
     BlockNodeCell *cell = block_node_cell(node);
-    bool tracked = node->align_mask && !block_write_enter_fast(node, cell);
+    bool ordered = node->ordered && !(flags & BLOCK_HELD);
+    bool tracked = ordered && !block_write_enter_fast(node, cell);
     BlockWrite write;
     int ret = 0;
 
@@ -374,10 +398,10 @@ static int co_fn zero_driver(BlockNode *node, uint64_t offset, uint64_t bytes, u
     for (uint64_t done = 0; ret == 0 && done < bytes;) {
         uint64_t n = MIN(bytes - done, most);
 
-        ret = node->driver->co_zero(node, offset + done, n, flags & ~BLOCK_FUA);
+        ret = node->driver->co_zero(node, offset + done, n, flags & ~(BLOCK_FUA | BLOCK_HELD));
         done += n;
     }
-    if (node->align_mask)
+    if (ordered)
         block_write_leave(node, cell, tracked ? &write : NULL);
     wrote(node, cell, offset, bytes, ret);
     return ret;
@@ -392,13 +416,14 @@ static int co_fn zero_or_write(BlockNode *node, uint64_t offset, uint64_t bytes,
     if (node->driver->co_zero)
         ret = zero_driver(node, offset, bytes, flags);
     if (ret == -ENOTSUP && !(flags & BLOCK_NO_FALLBACK))
-        ret = write_zeroes(node, offset, bytes, 0);
+        ret = write_zeroes(node, offset, bytes, flags & BLOCK_HELD);
     return ret;
 }
 
 int co_fn block_node_co_zero(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags)
 {
     uint64_t mask = node->align_mask, first, last;
+    unsigned held = flags & BLOCK_HELD;
     int ret;
 
     if (node->config.read_only)
@@ -414,13 +439,13 @@ int co_fn block_node_co_zero(BlockNode *node, uint64_t offset, uint64_t bytes, u
     first = ALIGN_UP(offset, mask + 1);
     last = ALIGN_DOWN(offset + bytes, mask + 1);
     if (first >= last)
-        ret = flags & BLOCK_NO_FALLBACK ? -ENOTSUP : write_zeroes(node, offset, bytes, 0);
+        ret = flags & BLOCK_NO_FALLBACK ? -ENOTSUP : write_zeroes(node, offset, bytes, held);
     else
         ret = zero_or_write(node, first, last - first, flags);
     if (ret == 0 && first < last && first > offset)
-        ret = write_zeroes(node, offset, first - offset, 0);
+        ret = write_zeroes(node, offset, first - offset, held);
     if (ret == 0 && first < last && last < offset + bytes)
-        ret = write_zeroes(node, last, offset + bytes - last, 0);
+        ret = write_zeroes(node, last, offset + bytes - last, held);
     if (ret == 0 && flags & BLOCK_FUA)
         ret = block_node_co_flush(node);
     return ret;
@@ -445,7 +470,7 @@ int co_fn block_node_co_discard(BlockNode *node, uint64_t offset, uint64_t bytes
     if (!node->config.discard || !node->driver->co_discard || first >= last)
         return 0;
     cell = block_node_cell(node);
-    tracked = node->align_mask && !block_write_enter_fast(node, cell);
+    tracked = node->ordered && !block_write_enter_fast(node, cell);
     if (tracked)
         block_write_enter(node, &write, first, last - first, false);
     for (at = first; ret == 0 && at < last;) {
@@ -454,7 +479,7 @@ int co_fn block_node_co_discard(BlockNode *node, uint64_t offset, uint64_t bytes
         ret = node->driver->co_discard(node, at, n);
         at += n;
     }
-    if (node->align_mask)
+    if (node->ordered)
         block_write_leave(node, cell, tracked ? &write : NULL);
     block_cell_add(&cell->written, 1);
     if (G_UNLIKELY(node->bitmaps != NULL))

@@ -18,6 +18,8 @@ typedef struct BlockEdge {
     BlockUser *user;
     BlockNode *child;
     unsigned perm, shared;
+    bool relaxed;                          /* asks for nothing: a job that holds the child sees to it that
+                                              what the parent reads stays (block_edge_relax) */
 } BlockEdge;
 
 typedef enum BlockDetectZeroes { BLOCK_DETECT_OFF, BLOCK_DETECT_ON, BLOCK_DETECT_UNMAP }
@@ -59,6 +61,8 @@ struct BlockNode {
                                               that add nothing are skipped */
     BlockNodeConfig config;
     bool transparent;                      /* its bytes are its file child's */
+    bool ordered;                          /* writes count themselves: align_mask, or a job orders them */
+    bool track_reads;                      /* reads are put into the list of writes (rmw.c) */
     BlockBitmap *bitmaps;                  /* the first; writes mark them */
 
     /* What the data path writes: */
@@ -75,6 +79,7 @@ struct BlockNode {
     bool auto_named, listed, monitor_owned;
     bool broken_flush;                     /* atomic */
     unsigned refs;                         /* edges from above, and one of the monitor or drive */
+    unsigned orderings;                    /* block_node_order */
     unsigned depth;                        /* nodes on the longest way down, itself included */
     GPtrArray *children;                   /* of BlockEdge, owned */
     GPtrArray *parents;                    /* of BlockEdge */
@@ -121,6 +126,8 @@ struct BlockUser {
     char *qdev;                            /* what it is called; set with it, read by any thread */
     LoopFn *on_resize;
     void *on_resize_opaque;
+    BlockNode **kept;                      /* block_user_keep */
+    const void *owner;                     /* a job, for its own users; NULL */
     BlockOnError on_error[2];              /* [is_read] */
     gint io_status;                        /* atomic: 0 ok, 1 failed, 2 nospace */
 };
@@ -140,7 +147,7 @@ void block_node_refresh_limits(BlockNode *node);
 /* Finds out again where plain requests of the node, and of those above it, may go at once.  Their
  * users are quiesced, or the node has none. */
 void block_node_route(BlockNode *node);
-BlockNode *block_node_file(const BlockNode *node);
+int64_t block_node_ask_size(BlockNode *node);           /* what it says now; -errno */
 
 /* options.c: takes the common options out of @options. */
 bool block_options_common(json_object *options, const BlockNodeConfig *above,
@@ -152,6 +159,10 @@ extern const char *const block_common_options[];
 bool block_edge_attach(BlockEdge *edge, unsigned perm, unsigned shared, GError **error);
 void block_edge_detach(BlockEdge *edge);
 bool block_edge_set_perm(BlockEdge *edge, unsigned perm, unsigned shared, GError **error);
+/* These edges, all of one child, get another child; the caller moves the references.  On failure all
+ * is as it was. */
+bool block_edges_move(GPtrArray *edges, BlockNode *to, GError **error);
+bool block_edge_relax(BlockEdge *edge, bool on, GError **error);
 char *block_perm_words(unsigned perm);     /* "read, write"; g_free */
 /* What uses the node: "user 'X'" or "node 'Y' (its 'file')"; g_free. */
 char *block_edge_describe(const BlockEdge *edge);
@@ -175,6 +186,9 @@ void block_write_leave(BlockNode *node, BlockNodeCell *cell, BlockWrite *write);
 unsigned block_user_in_flight(BlockUser *user);
 int64_t block_user_last_ns(const BlockUser *user);    /* when the last request ended; 0: none did */
 char *block_user_qdev(const BlockUser *user);           /* g_free */
+
+/* The caller holds the range of a write or zero request (block_write_enter, serialising). */
+#define BLOCK_HELD (1u << 31)
 
 static inline BlockNodeCell *block_node_cell(BlockNode *node)
 {

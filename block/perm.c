@@ -57,6 +57,17 @@ static bool check_siblings(const BlockEdge *edge, unsigned perm, unsigned shared
     return true;
 }
 
+static bool check_edge(const BlockEdge *edge, unsigned perm, unsigned shared, GError **error)
+{
+    if (!check_siblings(edge, perm, shared, error))
+        return false;
+    if (perm & WRITING && edge->child->config.read_only) {
+        fail(error, ERR_PERMISSION, "Block node '%s' is read-only", edge->child->name);
+        return error_object(error, "%s", edge->child->name);
+    }
+    return true;
+}
+
 /*
  * A change is planned first: in memory, at once, all of it or nothing, so that two changes cannot
  * contradict each other.  @changed collects the nodes whose drivers are to be told (pinned).
@@ -68,12 +79,8 @@ static bool plan_edge(BlockEdge *edge, unsigned perm, unsigned shared, GPtrArray
 {
     unsigned old_perm = edge->perm, old_shared = edge->shared;
 
-    if (!check_siblings(edge, perm, shared, error))
+    if (!check_edge(edge, perm, shared, error))
         return false;
-    if (perm & WRITING && edge->child->config.read_only) {
-        fail(error, ERR_PERMISSION, "Block node '%s' is read-only", edge->child->name);
-        return error_object(error, "%s", edge->child->name);
-    }
     edge->perm = perm;
     edge->shared = shared;
     if (plan_node(edge->child, changed, error))
@@ -92,6 +99,10 @@ static bool plan_children(BlockNode *node, GPtrArray *changed, GError **error)
 
         if (node->driver->child_perm)
             node->driver->child_perm(node, edge->key, &perm, &shared);
+        if (edge->relaxed) {
+            perm = 0;
+            shared = BLOCK_PERM_ALL;
+        }
         if ((perm != edge->perm || shared != edge->shared) &&
             !plan_edge(edge, perm, shared, changed, error))
             return false;
@@ -205,4 +216,85 @@ void block_edge_detach(BlockEdge *edge)
     g_ptr_array_remove(child->parents, edge);
     edge->child = NULL;
     block_node_release(child);
+}
+
+/* Edges that get another child. */
+
+static bool plan_move(GPtrArray *edges, BlockNode *from, BlockNode *to, GPtrArray *changed,
+                      GError **error)
+{
+    bool ok = true;
+
+    for (unsigned i = 0; i < edges->len; i++) {
+        BlockEdge *edge = edges->pdata[i];
+
+        g_ptr_array_remove(from->parents, edge);
+        edge->child = to;
+    }
+    plan_node(from, changed, NULL);        /* asks for less now */
+    for (unsigned i = 0; i < edges->len; i++) {
+        BlockEdge *edge = edges->pdata[i];
+
+        g_ptr_array_add(to->parents, edge);
+        ok = ok && check_edge(edge, edge->perm, edge->shared, error);
+    }
+    return ok && plan_node(to, changed, error);
+}
+
+typedef struct MoveRun {
+    GPtrArray *edges;
+    BlockNode *to;
+    GError **error;
+    bool ok;
+} MoveRun;
+
+static void co_fn move_run(void *opaque)
+{
+    MoveRun *run = opaque;
+    BlockNode *from = ((BlockEdge *)run->edges->pdata[0])->child;
+    g_autoptr(GPtrArray) changed = g_ptr_array_new();
+
+    run->ok = plan_move(run->edges, from, run->to, changed, run->error);
+    if (run->ok)
+        run->ok = tell_drivers(changed, run->error);
+    if (run->ok)
+        return;
+    plan_move(run->edges, run->to, from, changed, NULL);
+    tell_drivers(changed, NULL);
+}
+
+bool block_edges_move(GPtrArray *edges, BlockNode *to, GError **error)
+{
+    MoveRun run = { edges, to, error, true };
+
+    if (edges->len)
+        co_run_sync(move_run, &run);
+    return run.ok;
+}
+
+typedef struct RelaxRun {
+    BlockEdge *edge;
+    bool on;
+    GError **error;
+    bool ok;
+} RelaxRun;
+
+static void co_fn relax_run(void *opaque)
+{
+    RelaxRun *run = opaque;
+    g_autoptr(GPtrArray) changed = g_ptr_array_new();
+
+    run->edge->relaxed = run->on;
+    run->ok = plan_children(run->edge->parent, changed, run->error);
+    if (!run->ok)
+        run->edge->relaxed = !run->on;
+    run->ok = tell_drivers(changed, run->error) && run->ok;
+}
+
+bool block_edge_relax(BlockEdge *edge, bool on, GError **error)
+{
+    RelaxRun run = { edge, on, error, false };
+
+    co_run_sync(relax_run, &run);
+    return run.ok;
 }

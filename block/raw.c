@@ -186,6 +186,11 @@ static const BlockImageVerbs raw_image_verbs = {
     .co_measure = raw_co_measure,
 };
 
+static void raw_child_changed(BlockNode *node, const char *key)
+{
+    ((Raw *)block_node_state(node))->file = block_node_file(node);
+}
+
 static const BlockDriver raw_driver = {
     .name = "raw",
     .help = "the bytes of a file or device as they are",
@@ -203,6 +208,7 @@ static const BlockDriver raw_driver = {
     .co_discard = raw_co_discard,
     .co_map = raw_co_map,
     .co_resize = raw_co_resize,
+    .child_changed = raw_child_changed,
     .image = &raw_image_verbs,
 };
 BLOCK_DRIVER(raw_driver)

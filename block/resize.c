@@ -2,6 +2,7 @@
  * Changing a node's size: the driver does it, then every node above takes its new size over and the
  * users there are told.
  */
+#include "block/change.h"
 #include "block/node.h"
 #include <string.h>
 
@@ -51,40 +52,11 @@ static void tell_from_bottom(BlockNode *node)
     tell_parents(node);
 }
 
-/*
- * A request that is under way past the new end would make the file longer again: all users stand
- * still meanwhile.  Returns those that were told to; waiting runs the loop, where users may come
- * and go.
- */
-static GPtrArray *quiesce_all(BlockGraph *graph)
-{
-    GPtrArray *users = g_ptr_array_new();
-
-    for (unsigned i = 0; i < graph->users->len; i++) {
-        BlockUser *user = graph->users->pdata[i];
-
-        if (g_ptr_array_find(users, user, NULL))
-            continue;
-        g_ptr_array_add(users, user);
-        block_user_quiesce(user, true);
-        i = UINT_MAX;                      /* from the start: the list may be another one */
-    }
-    return users;
-}
-
-static void resume_all(BlockGraph *graph, GPtrArray *users)
-{
-    for (unsigned i = 0; i < users->len; i++)
-        if (g_ptr_array_find(graph->users, users->pdata[i], NULL))
-            block_user_quiesce(users->pdata[i], false);
-    g_ptr_array_free(users, TRUE);
-}
-
 bool block_node_resize(BlockNode *node, uint64_t bytes, GError **error)
 {
     ResizeRun run = { .node = node, .bytes = bytes, .error = error };
     g_autofree char *name = g_strdup_printf("resizing of node '%s'", node->name);
-    GPtrArray *users;
+    BlockQuiesce *quiesce;
     BlockUser *user;
 
     if (bytes > INT64_MAX)
@@ -94,11 +66,12 @@ bool block_node_resize(BlockNode *node, uint64_t bytes, GError **error)
     user = block_user_new(node, name, BLOCK_PERM_RESIZE, BLOCK_PERM_ALL, error);
     if (!user)
         return false;
-    users = quiesce_all(node->graph);
+    /* A request that is under way past the new end would make the file longer again. */
+    quiesce = block_quiesce(node->graph, NULL, NULL);
     co_run_sync(resize_run, &run);
     if (run.ret == 0)
         tell_from_bottom(node);
-    resume_all(node->graph, users);
+    block_resume(quiesce);
     block_user_free(user);
     return run.ret == 0;
 }

@@ -348,6 +348,11 @@ Object *block_user_device(const BlockUser *user)
     return user->device;
 }
 
+void block_user_keep(BlockUser *user, BlockNode **place)
+{
+    user->kept = place;
+}
+
 void block_user_on_resize(BlockUser *user, LoopFn *fn, void *opaque)
 {
     user->on_resize = fn;

@@ -198,6 +198,7 @@ static bool attach_drive(VirtioBlk *blk, GError **error)
     if (!blk->user)
         return false;
     block_user_set_device(blk->user, OBJECT(blk));
+    block_user_keep(blk->user, &blk->drive);
     block_user_on_resize(blk->user, resized, blk);
     if (!blk->serial && drive && drive->serial)
         blk->serial = g_strdup(drive->serial);
