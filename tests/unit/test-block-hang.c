@@ -257,8 +257,8 @@ START_TEST(a_question_that_hangs)
         loop_iterate(loop_main(), true);
     ck_assert_int_ge(actual_size(t.graph), 32768);
     ck_assert_int_eq(test_request(user, OP_WRITE, 32768, data, 32768, 0), 0);
-    block_graph_refresh(t.graph);
-    ck_assert_int_ge(actual_size(t.graph), 65536);
+    while (actual_size(t.graph) < 65536)   /* the old answer may only just have come */
+        block_graph_refresh(t.graph);
     block_user_free(user);
     ck_nothing_in_main();
     test_root_free(&t);
