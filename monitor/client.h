@@ -13,6 +13,8 @@ typedef struct MonitorSet {
     GPtrArray *shells;                     /* of HmpSession */
     GPtrArray *listeners;                  /* what accept() needs of each listening socket */
     EventThrottle *throttle;
+    Loop *io_loop;                         /* of monitor_start_thread; NULL: the main loop does it all */
+    GThread *io_thread;
     unsigned migration_capabilities;       /* mask of QmpMigrationCapability */
     json_object *command_line_options;
 } MonitorSet;
@@ -23,8 +25,14 @@ MonitorSet *monitor_set_of(Vm *vm);        /* made at first use */
 MonitorClient *monitor_client_new(Vm *vm, Chardev *chr, bool pretty, bool single_use,
                                   GError **error);
 void monitor_client_close(MonitorClient *client);
-/* An event, made once for all clients: queued, or dropped if it has not negotiated yet. */
-void monitor_client_event(MonitorClient *client, json_object *event);
+/* An event, written once for all clients: the object without its last brace, plain and pretty (NULL:
+ * no client is).  Queued, or dropped if the client has not negotiated yet. */
+typedef struct MonitorEvent {
+    GBytes *text[2];
+} MonitorEvent;
+void monitor_client_event(MonitorClient *client, const MonitorEvent *event);
+bool monitor_client_is_pretty(const MonitorClient *client);
+int monitor_json_style(bool pretty);       /* flags for json-c */
 /* qmp_capabilities; and the descriptor that came with the last bytes, or -1. */
 bool monitor_client_negotiate(MonitorClient *client, bool oob, GError **error);
 int monitor_client_take_fd(MonitorClient *client);

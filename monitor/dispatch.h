@@ -20,7 +20,8 @@ typedef struct QmpCommand {
     const char *const *features;
     bool raw_data;                         /* the handler gets the JSON, checked against @data */
     bool raw_returns;                      /* the handler returns JSON */
-    bool oob;                              /* may be sent with exec-oob */
+    bool oob;                              /* may be sent with exec-oob: the handler may be called in any
+                                              thread, without the VM lock, and does not wait */
     bool preconfig;
     bool coroutine;                        /* runs in a coroutine: may wait without holding up others */
     /* @data: the parsed arguments; @ret: place of the result.  False: @error is set. */

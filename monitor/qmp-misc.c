@@ -77,8 +77,9 @@ char *qmp_human_monitor_command(Vm *vm, const char *command_line, bool has_cpu_i
 QmpStatusInfo *qmp_query_status(Vm *vm, GError **error)
 {
     QmpStatusInfo *info = g_new0(QmpStatusInfo, 1);
-    info->running = vm_running(vm);
-    info->status = (QmpRunState)vm->state;      /* the same words in the same order */
+    RunState state = vm_state(vm);
+    info->running = state == RUN_STATE_RUNNING;
+    info->status = (QmpRunState)state;          /* the same words in the same order */
     return info;
 }
 

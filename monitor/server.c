@@ -5,9 +5,13 @@
  * (the oldest are dropped, and the next one that is sent says how many), so that a client that
  * never reads costs a bounded amount of memory and no time.  Each command runs in a turn of the main
  * loop of its own.  A handler may wait, in a coroutine or by running the loop: the session then takes
- * no further command, but commands sent with exec-oob are carried out at once.  Nothing of this
- * ever waits for a client.
+ * no further command.  Nothing of this ever waits for a client.
+ *
+ * What is read and written is handled in the session's I/O loop: that of the monitors' own thread, or
+ * the main loop where there is no such thread or the chardev has to stay there.  Commands sent with
+ * exec-oob run in it, too, so that they are answered whatever the main loop is busy with.
  */
+#include <pthread.h>
 #include <string.h>
 #include "monitor/client.h"
 #include "monitor/jsonstream.h"
@@ -22,49 +26,146 @@
 #define EVENTS_MAX 1024
 
 typedef struct Request {
+    unsigned session;
     json_object *message;                  /* an object, or … */
     GError *error;                         /* … why there is none */
 } Request;
 
 typedef struct QueuedEvent {
-    json_object *message;                  /* shared by all clients */
+    GBytes *text;                          /* shared by all clients */
     uint64_t sequence;
 } QueuedEvent;
 
 struct MonitorClient {
     Vm *vm;
     Chardev *chardev;
-    CharFront front;
     bool pretty, single_use;
-    bool negotiated, oob;
-    bool connected, closed;
-    unsigned entered;                      /* our functions on the stack: not freed meanwhile */
-    unsigned handlers;                     /* commands begun and not ended: no further one is begun */
-    unsigned session;                      /* counts them: a reply is the one's that asked */
+    Loop *loop;                            /* the I/O loop */
+    gint refs;                             /* atomic: the set's, and one of each command that runs */
+
+    /* The I/O loop's thread. */
+    CharFront front;
     GByteArray *input;                     /* not parsed yet */
     JsonStream *stream;
-    GQueue requests;                       /* of Request */
+    bool starved;                          /* the chardev has heard that there is no room */
+    LoopBh io;
+
+    /* The main thread. */
     LoopBh run;
-    MonitorOutput out;
+    bool closed;
+    unsigned handlers;                     /* commands begun and not ended: no further one is begun */
+
+    pthread_mutex_t lock;                  /* for all below; not GLib's, for ThreadSanitizer */
+    bool connected, negotiated, oob;
+    unsigned session;                      /* counts them: a reply is the one's that asked */
+    GQueue requests;                       /* of Request */
+    MonitorOutput out;                     /* written to the chardev by the I/O loop only */
     GQueue events;                         /* of QueuedEvent */
     uint64_t sequence, dropped;
 };
+
+static void client_unref(MonitorClient *c);
+
+static void lock(MonitorClient *c)
+{
+    pthread_mutex_lock(&c->lock);
+}
+
+static void unlock(MonitorClient *c)
+{
+    pthread_mutex_unlock(&c->lock);
+}
 
 Vm *monitor_client_vm(MonitorClient *c)
 {
     return c->vm;
 }
 
-/* ---- output ---- */
+bool monitor_client_is_pretty(const MonitorClient *c)
+{
+    return c->pretty;
+}
 
+/* ---- events: under the lock ---- */
+
+static void free_event(void *opaque)
+{
+    QueuedEvent *event = opaque;
+    g_bytes_unref(event->text);
+    g_free(event);
+}
+
+/* The text is shared, and lacks its last brace: what is this client's comes before it. */
+static void send_event(MonitorClient *c, QueuedEvent *event)
+{
+    const char *space = c->pretty ? " " : "";
+    g_autofree char *dropped =
+        c->dropped ? g_strdup_printf(",%s\"dropped\":%s%" G_GUINT64_FORMAT, space, space, c->dropped)
+                   : g_strdup("");
+    g_autofree char *own = g_strdup_printf(",%s\"sequence\":%s%" G_GUINT64_FORMAT "%s}\r\n", space,
+                                           space, event->sequence, dropped);
+    size_t length;
+    const char *text = g_bytes_get_data(event->text, &length);
+    c->dropped = 0;
+    monitor_output_write(&c->out, text, length);
+    monitor_output_write(&c->out, own, strlen(own));
+}
+
+static void send_events(MonitorClient *c)
+{
+    while (c->events.length && monitor_output_pending(&c->out) < EVENT_OUTPUT_HIGH) {
+        QueuedEvent *event = g_queue_pop_head(&c->events);
+        send_event(c, event);
+        free_event(event);
+    }
+}
+
+/* As far as the peer takes it.  The I/O loop's thread. */
+static void flush_output(MonitorClient *c)
+{
+    do {
+        send_events(c);
+        monitor_output_flush(&c->out);
+    } while (c->events.length && monitor_output_pending(&c->out) < EVENT_OUTPUT_HIGH);
+}
+
+/* Something is to be written: at once, if this is the I/O loop's thread. */
+static void output_added(MonitorClient *c)
+{
+    if (loop_is_current(c->loop))
+        flush_output(c);
+    else
+        loop_bh_schedule(&c->io);
+}
+
+void monitor_client_event(MonitorClient *c, const MonitorEvent *message)
+{
+    lock(c);
+    if (c->connected && c->negotiated) {
+        QueuedEvent *event = g_new(QueuedEvent, 1);
+        *event = (QueuedEvent){ g_bytes_ref(message->text[c->pretty]), ++c->sequence };
+        g_queue_push_tail(&c->events, event);
+        if (c->events.length > EVENTS_MAX) {
+            free_event(g_queue_pop_head(&c->events));
+            c->dropped++;
+        }
+        output_added(c);
+    }
+    unlock(c);
+}
+
+/* ---- replies ---- */
+
+/* Under the lock.  Events that were there before come before it. */
 static void send_message(MonitorClient *c, json_object *message)
 {
-    int style = c->pretty ? JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED : 0;
     size_t length;
-    const char *text = json_object_to_json_string_length(
-        message, style | JSON_C_TO_STRING_NOSLASHESCAPE, &length);
+    const char *text = json_object_to_json_string_length(message, monitor_json_style(c->pretty),
+                                                         &length);
+    send_events(c);
     monitor_output_write(&c->out, text, length);
     monitor_output_write(&c->out, "\r\n", 2);
+    output_added(c);
 }
 
 static void send_greeting(MonitorClient *c)
@@ -81,68 +182,41 @@ static void send_greeting(MonitorClient *c)
     json_object_object_add(greeting, "QMP", qmp);
     send_message(c, greeting);
     json_object_put(greeting);
-    monitor_output_flush(&c->out);
 }
 
-/* {"return": …} or {"error": …}, with the command's id.  Takes over @result. */
-static void send_reply(MonitorClient *c, json_object *request, bool ok, json_object *result,
+static json_object *error_details(const GError *error)
+{
+    json_object *details = json_object_new_object();
+    const char *object = error_get_object(error), *hint = error_get_hint(error);
+    ErrorCode code = error_get_code(error);
+    json_object_object_add(details, "class", json_object_new_string(error_code_class(code)));
+    json_object_object_add(details, "desc", json_object_new_string(error->message));
+    json_object_object_add(details, "code", json_object_new_string(error_code_name(code)));
+    if (object)
+        json_object_object_add(details, "object", json_object_new_string(object));
+    if (hint)
+        json_object_object_add(details, "hint", json_object_new_string(hint));
+    return details;
+}
+
+/* {"return": …} or {"error": …}, with the command's id, unless the session that asked has ended.
+ * Takes over @result. */
+static void send_reply(MonitorClient *c, const Request *request, bool ok, json_object *result,
                        const GError *error)
 {
     json_object *reply = json_object_new_object();
     json_object *id;
-    if (ok) {
+    if (ok)
         json_object_object_add(reply, "return", result);
-    } else {
-        json_object *details = json_object_new_object();
-        const char *object = error_get_object(error), *hint = error_get_hint(error);
-        ErrorCode code = error_get_code(error);
-        json_object_object_add(details, "class", json_object_new_string(error_code_class(code)));
-        json_object_object_add(details, "desc", json_object_new_string(error->message));
-        json_object_object_add(details, "code", json_object_new_string(error_code_name(code)));
-        if (object)
-            json_object_object_add(details, "object", json_object_new_string(object));
-        if (hint)
-            json_object_object_add(details, "hint", json_object_new_string(hint));
-        json_object_object_add(reply, "error", details);
-    }
-    if (json_object_object_get_ex(request, "id", &id))
+    else
+        json_object_object_add(reply, "error", error_details(error));
+    if (json_object_object_get_ex(request->message, "id", &id))
         json_object_object_add(reply, "id", json_object_get(id));
-    send_message(c, reply);
+    lock(c);
+    if (c->connected && c->session == request->session)
+        send_message(c, reply);
+    unlock(c);
     json_object_put(reply);
-    monitor_output_flush(&c->out);
-}
-
-/* ---- events ---- */
-
-static void free_event(void *opaque)
-{
-    QueuedEvent *event = opaque;
-    json_object_put(event->message);
-    g_free(event);
-}
-
-/* The message is shared: a copy of its top level gets what is this client's. */
-static void send_event(MonitorClient *c, QueuedEvent *event)
-{
-    json_object *copy = json_object_new_object();
-    json_object_object_foreach(event->message, key, value)
-        json_object_object_add(copy, key, json_object_get(value));
-    json_object_object_add(copy, "sequence", json_object_new_uint64(event->sequence));
-    if (c->dropped)
-        json_object_object_add(copy, "dropped", json_object_new_uint64(c->dropped));
-    c->dropped = 0;
-    send_message(c, copy);
-    json_object_put(copy);
-}
-
-static void flush_events(MonitorClient *c)
-{
-    while (c->events.length && monitor_output_pending(&c->out) < EVENT_OUTPUT_HIGH) {
-        QueuedEvent *event = g_queue_pop_head(&c->events);
-        send_event(c, event);
-        free_event(event);
-        monitor_output_flush(&c->out);
-    }
 }
 
 /* ---- commands ---- */
@@ -157,17 +231,31 @@ static void free_request(void *opaque)
 
 bool monitor_client_negotiate(MonitorClient *c, bool oob, GError **error)
 {
-    if (c->negotiated)
-        return fail(error, ERR_COMMAND_NOT_FOUND,
-                    "Capabilities negotiation is already complete, command ignored");
+    lock(c);
+    bool first = !c->negotiated;
     c->negotiated = true;
-    c->oob = oob;
-    return true;
+    c->oob = first ? oob : c->oob;
+    unlock(c);
+    return first || fail(error, ERR_COMMAND_NOT_FOUND,
+                         "Capabilities negotiation is already complete, command ignored");
+}
+
+typedef struct FdCall {
+    MonitorClient *client;
+    int fd;
+} FdCall;
+
+static void take_fd(void *opaque)
+{
+    FdCall *call = opaque;
+    call->fd = char_front_take_fd(&call->client->front);
 }
 
 int monitor_client_take_fd(MonitorClient *c)
 {
-    return char_front_take_fd(&c->front);
+    FdCall call = { c, -1 };
+    loop_call(c->loop, take_fd, &call);
+    return call.fd;
 }
 
 static bool check_members(json_object *message, bool oob_allowed, GError **error)
@@ -197,10 +285,10 @@ static void unknown_command(const char *name, GError **error)
         error_hint(error, "did you mean '%s'?", near);
 }
 
-static const QmpCommand *find_command(MonitorClient *c, const char *name, GError **error)
+static const QmpCommand *find_command(const char *name, bool negotiated, GError **error)
 {
     const QmpCommand *command = qmp_command_find(name);
-    if (!c->negotiated && strcmp(name, "qmp_capabilities")) {
+    if (!negotiated && strcmp(name, "qmp_capabilities")) {
         fail(error, ERR_COMMAND_NOT_FOUND,
              "Expecting capabilities negotiation with 'qmp_capabilities'");
         return NULL;
@@ -215,11 +303,14 @@ static const QmpCommand *check_request(MonitorClient *c, json_object *message,
                                        json_object **ret_arguments, GError **error)
 {
     json_object *execute = NULL, *oob = NULL;
+    lock(c);
+    bool oob_allowed = c->oob, negotiated = c->negotiated;
+    unlock(c);
     if (!json_object_is_type(message, json_type_object)) {
         fail(error, ERR_WRONG_TYPE, "QMP input must be a JSON object");
         return NULL;
     }
-    if (!check_members(message, c->oob, error))
+    if (!check_members(message, oob_allowed, error))
         return NULL;
     json_object_object_get_ex(message, "execute", &execute);
     json_object_object_get_ex(message, "exec-oob", &oob);
@@ -230,8 +321,8 @@ static const QmpCommand *check_request(MonitorClient *c, json_object *message,
                      : "QMP input lacks member 'execute'");
         return NULL;
     }
-    const QmpCommand *command = find_command(c, json_object_get_string(execute ? execute : oob),
-                                             error);
+    const QmpCommand *command = find_command(json_object_get_string(execute ? execute : oob),
+                                             negotiated, error);
     if (command && oob && !command->oob) {
         fail(error, ERR_INVALID_PARAMETER, "The command %s does not support OOB", command->name);
         return NULL;
@@ -245,77 +336,103 @@ static void carry_out(MonitorClient *c, Request *request, const QmpCommand *comm
 {
     g_autoptr(GError) failure = error;
     json_object *result = NULL;
-    unsigned session = c->session;
     bool ok = false;
     if (command) {
         TRACE(qmp_command, "%s", command->name);
-        c->handlers++;
         ok = qmp_dispatch(c, command, arguments, &result, &failure);
-        c->handlers--;
     }
-    if (c->connected && c->session == session)
-        send_reply(c, request->message, ok, result, failure);
-    else
-        json_object_put(result);
+    send_reply(c, request, ok, result, failure);
     free_request(request);
 }
 
-/* A command that may wait: others go on meanwhile, the session itself when it has ended. */
-typedef struct Waiting {
+/* In the I/O loop. */
+static void run_out_of_band(MonitorClient *c, Request *request)
+{
+    GError *error = NULL;
+    json_object *arguments = NULL;
+    const QmpCommand *command = check_request(c, request->message, &arguments, &error);
+    carry_out(c, request, command, arguments, error);
+}
+
+/* A command of the session itself, while it runs. */
+typedef struct Running {
     MonitorClient *client;
     Request *request;
     const QmpCommand *command;
     json_object *arguments;
-} Waiting;
+    GError *error;
+} Running;
 
-static bool client_enter(MonitorClient *c);
-static void client_leave(MonitorClient *c, bool had_room);
-static void client_pump(MonitorClient *c);
-
-static void co_fn carry_out_waiting(void *opaque)
+static void co_fn run_in_band(void *opaque)
 {
-    g_autofree Waiting *w = opaque;
-    bool had_room = client_enter(w->client);
-    carry_out(w->client, w->request, w->command, w->arguments, NULL);
-    client_pump(w->client);
-    client_leave(w->client, had_room);
-}
-
-static void run_request(MonitorClient *c, Request *request)
-{
-    GError *error = g_steal_pointer(&request->error);
-    json_object *arguments = NULL;
-    const QmpCommand *command =
-        error ? NULL : check_request(c, request->message, &arguments, &error);
-    if (!command || !command->coroutine) {
-        carry_out(c, request, command, arguments, error);
-        return;
+    g_autofree Running *r = opaque;
+    MonitorClient *c = r->client;
+    g_atomic_int_inc(&c->refs);
+    c->handlers++;
+    carry_out(c, r->request, r->command, r->arguments, r->error);
+    c->handlers--;
+    lock(c);
+    if (c->connected) {
+        loop_bh_schedule(&c->io);          /* there is room for a request again */
+        if (c->requests.length)
+            loop_bh_schedule(&c->run);
     }
-    Waiting *w = g_new(Waiting, 1);
-    *w = (Waiting){ c, request, command, arguments };
-    co_start(carry_out_waiting, w);
+    unlock(c);
+    client_unref(c);
 }
 
-static bool is_oob(MonitorClient *c, json_object *message)
+/* The next command that may run now; NULL: none. */
+static Request *next_request(MonitorClient *c)
 {
-    return c->oob && json_object_is_type(message, json_type_object) &&
-           json_object_object_get_ex(message, "exec-oob", NULL);
+    Request *request = NULL;
+    lock(c);
+    if (c->connected && !c->handlers && monitor_output_pending(&c->out) < OUTPUT_HIGH)
+        request = g_queue_pop_head(&c->requests);
+    unlock(c);
+    return request;
 }
 
-static bool may_run(MonitorClient *c)
+static void run_next(void *opaque)
 {
-    return !c->handlers && monitor_output_pending(&c->out) < OUTPUT_HIGH;
+    MonitorClient *c = opaque;
+    Request *request = next_request(c);
+    if (!request)
+        return;
+    Running *r = g_new0(Running, 1);
+    *r = (Running){ .client = c, .request = request, .error = g_steal_pointer(&request->error) };
+    if (!r->error)
+        r->command = check_request(c, request->message, &r->arguments, &r->error);
+    if (r->command && r->command->coroutine)
+        co_start(run_in_band, r);
+    else
+        run_in_band(r);
 }
 
+/* ---- input: the I/O loop's thread ---- */
+
+/* Takes over @message and @error. */
 static void take_message(MonitorClient *c, json_object *message, GError *error)
 {
     Request *request = g_new(Request, 1);
-    *request = (Request){ message, error };
-    if (message && is_oob(c, message)) {
-        run_request(c, request);
-        return;
-    }
-    g_queue_push_tail(&c->requests, request);
+    lock(c);
+    *request = (Request){ c->session, message, error };
+    bool oob = c->oob && json_object_is_type(message, json_type_object) &&
+               json_object_object_get_ex(message, "exec-oob", NULL);
+    if (!oob)
+        g_queue_push_tail(&c->requests, request);
+    unlock(c);
+    if (oob)
+        run_out_of_band(c, request);
+}
+
+/* There is room for a request and its reply, and somebody to read it. */
+static bool may_take(MonitorClient *c)
+{
+    lock(c);
+    bool yes = c->connected && c->requests.length < REQUESTS_MAX &&
+               monitor_output_pending(&c->out) < OUTPUT_HIGH;
+    unlock(c);
+    return yes;
 }
 
 static void drop_input(MonitorClient *c, size_t *used)
@@ -328,8 +445,7 @@ static void drop_input(MonitorClient *c, size_t *used)
 static void parse_input(MonitorClient *c)
 {
     size_t done = 0;
-    while (c->connected && done < c->input->len && c->requests.length < REQUESTS_MAX &&
-           monitor_output_pending(&c->out) < OUTPUT_HIGH) {
+    while (done < c->input->len && may_take(c)) {
         json_object *message = NULL;
         GError *error = NULL;
         size_t used;
@@ -338,193 +454,187 @@ static void parse_input(MonitorClient *c)
         done += used;
         if (result == JSON_STREAM_MORE)
             continue;
-        if (message && is_oob(c, message))
-            drop_input(c, &done);          /* more may come while the command runs */
         take_message(c, message, error);
     }
-    if (c->connected)
-        drop_input(c, &done);
+    drop_input(c, &done);
 }
-
-static bool has_room(const MonitorClient *c)
-{
-    return c->requests.length < REQUESTS_MAX && c->input->len < INPUT_MAX;
-}
-
-/* Events out, commands in; schedules what can run. */
-static void client_pump(MonitorClient *c)
-{
-    flush_events(c);
-    parse_input(c);
-    if (c->connected && c->requests.length && may_run(c))
-        loop_bh_schedule(&c->run);
-}
-
-/* Every call from outside is between these two: the session may end in any of them. */
-static bool client_enter(MonitorClient *c)
-{
-    c->entered++;
-    return has_room(c);
-}
-
-static void client_free(MonitorClient *c);
-
-static void client_leave(MonitorClient *c, bool had_room)
-{
-    if (c->connected && !had_room && has_room(c))
-        char_front_accept_input(&c->front);
-    if (!--c->entered && c->closed)
-        client_free(c);
-}
-
-static void run_next(void *opaque)
-{
-    MonitorClient *c = opaque;
-    bool had_room = client_enter(c);
-    if (c->requests.length && may_run(c))
-        run_request(c, g_queue_pop_head(&c->requests));
-    client_pump(c);
-    client_leave(c, had_room);
-}
-
-void monitor_client_event(MonitorClient *c, json_object *message)
-{
-    if (!c->connected || !c->negotiated)
-        return;
-    bool had_room = client_enter(c);
-    QueuedEvent *event = g_new(QueuedEvent, 1);
-    *event = (QueuedEvent){ json_object_get(message), ++c->sequence };
-    g_queue_push_tail(&c->events, event);
-    if (c->events.length > EVENTS_MAX) {
-        free_event(g_queue_pop_head(&c->events));
-        c->dropped++;
-    }
-    flush_events(c);
-    client_leave(c, had_room);
-}
-
-/* ---- the character device ---- */
 
 static size_t can_receive(void *opaque)
 {
     MonitorClient *c = opaque;
-    if (!c->connected || !has_room(c) || monitor_output_pending(&c->out) >= OUTPUT_HIGH)
-        return 0;
-    return INPUT_MAX - c->input->len;
+    size_t room = may_take(c) ? INPUT_MAX - c->input->len : 0;
+    c->starved = !room;
+    return room;
+}
+
+/* Events out, commands in; schedules what can run. */
+static void client_pump(void *opaque)
+{
+    MonitorClient *c = opaque;
+    lock(c);
+    flush_output(c);
+    unlock(c);
+    parse_input(c);
+    lock(c);
+    if (c->connected && c->requests.length)
+        loop_bh_schedule(&c->run);
+    unlock(c);
+    if (c->starved && can_receive(c))
+        char_front_accept_input(&c->front);
 }
 
 static void receive(void *opaque, const uint8_t *data, size_t length)
 {
     MonitorClient *c = opaque;
-    if (!c->connected)
-        return;
-    bool had_room = client_enter(c);
     g_byte_array_append(c->input, data, length);
     client_pump(c);
-    client_leave(c, had_room);
-}
-
-static void writable(void *opaque)
-{
-    MonitorClient *c = opaque;
-    client_enter(c);
-    monitor_output_flush(&c->out);
-    client_pump(c);
-    client_leave(c, false);
 }
 
 static void clear_queues(MonitorClient *c)
 {
     g_queue_clear_full(&c->requests, free_request);
     g_queue_clear_full(&c->events, free_event);
+    monitor_output_reset(&c->out);
+}
+
+static void clear_input(MonitorClient *c)
+{
     g_byte_array_set_size(c->input, 0);
     json_stream_reset(c->stream);
-    monitor_output_reset(&c->out);
 }
 
 /* A new session, whatever the one before left. */
 static void session_start(MonitorClient *c)
 {
+    clear_input(c);
+    lock(c);
     clear_queues(c);
     c->negotiated = c->oob = false;
     c->sequence = c->dropped = 0;
     c->connected = true;
     c->session++;
     send_greeting(c);
+    unlock(c);
+}
+
+static void close_later(void *opaque)
+{
+    MonitorClient *c = opaque;
+    monitor_client_close(c);
+    client_unref(c);
 }
 
 static void session_end(MonitorClient *c)
 {
+    clear_input(c);
+    lock(c);
     c->connected = false;
     clear_queues(c);
-    if (c->single_use)
-        monitor_client_close(c);
+    unlock(c);
+    if (c->single_use) {
+        g_atomic_int_inc(&c->refs);
+        loop_post(loop_main(), close_later, c);
+    }
 }
 
 static void on_char_event(void *opaque, CharEvent event)
 {
     MonitorClient *c = opaque;
-    bool had_room = client_enter(c);
-    if (event == CHAR_OPENED && !c->connected)
+    lock(c);
+    bool connected = c->connected;
+    unlock(c);
+    if (event == CHAR_OPENED && !connected)
         session_start(c);
-    else if (event == CHAR_CLOSED && c->connected)
+    else if (event == CHAR_CLOSED && connected)
         session_end(c);
-    client_leave(c, had_room);
+}
+
+/* ---- beginning and end ---- */
+
+typedef struct AttachCall {
+    MonitorClient *client;
+    GError **error;
+    bool ok;
+} AttachCall;
+
+/* In the I/O loop. */
+static void attach(void *opaque)
+{
+    AttachCall *call = opaque;
+    MonitorClient *c = call->client;
+    call->ok = char_front_attach(&c->front, c->chardev, call->error);
+    if (!call->ok)
+        return;
+    char_front_set_open(&c->front, true);
+    if (char_front_connected(&c->front))
+        on_char_event(c, CHAR_OPENED);
+}
+
+/* What has been said is written as far as it goes, nothing more is read, and the chardev goes back
+ * to the main loop, or away with its connection. */
+static void detach(void *opaque)
+{
+    MonitorClient *c = opaque;
+    lock(c);
+    if (c->connected)
+        flush_output(c);
+    c->connected = false;
+    unlock(c);
+    char_front_detach(&c->front);
+    loop_bh_cancel(&c->io);
+    if (c->single_use)
+        object_unref(c->chardev);
+    else if (c->loop != loop_main())
+        chardev_set_loop(c->chardev, loop_main());
 }
 
 MonitorClient *monitor_client_new(Vm *vm, Chardev *chr, bool pretty, bool single_use,
                                   GError **error)
 {
+    MonitorSet *set = monitor_set_of(vm);
     MonitorClient *c = g_new0(MonitorClient, 1);
+    AttachCall call = { c, error, false };
     c->vm = vm;
     c->chardev = chr;
     c->pretty = pretty;
     c->single_use = single_use;
+    c->refs = 1;
+    c->loop = set->io_loop && chardev_set_loop(chr, set->io_loop) ? set->io_loop : loop_main();
     c->input = g_byte_array_new();
     c->stream = json_stream_new(JSON_STREAM_MAX_BYTES);
     c->front = (CharFront){ .can_receive = can_receive, .receive = receive,
-                            .event = on_char_event, .writable = writable, .opaque = c };
+                            .event = on_char_event, .writable = client_pump, .opaque = c };
+    pthread_mutex_init(&c->lock, NULL);
     monitor_output_init(&c->out, &c->front);
     loop_bh_init(&c->run, loop_main(), run_next, c);
-    g_ptr_array_add(monitor_set_of(vm)->clients, c);
-    if (!char_front_attach(&c->front, chr, error)) {
-        monitor_client_close(c);
-        return NULL;
-    }
-    char_front_set_open(&c->front, true);
-    if (char_front_connected(&c->front) && !c->connected)
-        session_start(c);
-    return c;
+    loop_bh_init(&c->io, c->loop, client_pump, c);
+    g_ptr_array_add(set->clients, c);
+    loop_call(c->loop, attach, &call);
+    if (call.ok)
+        return c;
+    monitor_client_close(c);
+    return NULL;
 }
 
-static void client_free(MonitorClient *c)
+static void client_unref(MonitorClient *c)
 {
+    if (!g_atomic_int_dec_and_test(&c->refs))
+        return;
     clear_queues(c);
     monitor_output_clear(&c->out);
+    pthread_mutex_destroy(&c->lock);
     json_stream_free(c->stream);
     g_byte_array_unref(c->input);
     g_free(c);
-}
-
-/* Later: it may be the chardev that tells us of its end. */
-static void drop_chardev(void *opaque)
-{
-    object_unref(opaque);
 }
 
 void monitor_client_close(MonitorClient *c)
 {
     if (c->closed)
         return;
-    if (c->connected)
-        monitor_output_flush(&c->out);
     c->closed = true;
-    c->connected = false;
-    loop_bh_cancel(&c->run);
     g_ptr_array_remove(monitor_set_of(c->vm)->clients, c);
-    char_front_detach(&c->front);
-    if (c->single_use)
-        loop_post(loop_main(), drop_chardev, c->chardev);
-    if (!c->entered)
-        client_free(c);
+    loop_call(c->loop, detach, c);
+    loop_bh_cancel(&c->run);
+    client_unref(c);
 }

@@ -35,15 +35,20 @@ Vm *vm_of(const Object *any)
     return object_root_owner(any);
 }
 
+RunState vm_state(const Vm *vm)
+{
+    return __atomic_load_n(&vm->state, __ATOMIC_RELAXED);
+}
+
 bool vm_running(const Vm *vm)
 {
-    return vm->state == RUN_STATE_RUNNING;
+    return vm_state(vm) == RUN_STATE_RUNNING;
 }
 
 static void set_state(Vm *vm, RunState state)
 {
     TRACE(vm_state, "%s -> %s", run_state_words[vm->state], run_state_words[state]);
-    vm->state = state;
+    __atomic_store_n(&vm->state, state, __ATOMIC_RELAXED);
 }
 
 /* States that only a reset leads out of. */
@@ -121,8 +126,34 @@ bool vm_powerdown(Vm *vm, GError **error)
     return true;
 }
 
+typedef struct Quit {
+    Vm *vm;
+    int status;
+    bool guest;
+    QmpShutdownCause cause;
+} Quit;
+
+static void quit_now(void *opaque)
+{
+    g_autofree Quit *q = opaque;
+
+    vm_quit(q->vm, q->status, q->guest, q->cause);
+}
+
+static void post_quit(Vm *vm, int status, bool guest, QmpShutdownCause cause)
+{
+    Quit *q = g_new(Quit, 1);
+
+    *q = (Quit){ vm, status, guest, cause };
+    loop_post(loop_main(), quit_now, q);
+}
+
 void vm_quit(Vm *vm, int exit_status, bool guest, QmpShutdownCause cause)
 {
+    if (!loop_is_current(loop_main())) {
+        post_quit(vm, exit_status, guest, cause);
+        return;
+    }
     if (vm->quit)
         return;
     vm->quit = true;
@@ -225,25 +256,9 @@ static void on_machine_request(Machine *m, MachineRequest what, const char *reas
     vm_request(m->env->opaque, what, reason);
 }
 
-typedef struct Quit {
-    Vm *vm;
-    int status;
-} Quit;
-
-static void quit_now(void *opaque)
-{
-    Quit *q = opaque;
-
-    vm_quit(q->vm, q->status, true, QMP_SHUTDOWN_CAUSE_GUEST_SHUTDOWN);
-    g_free(q);
-}
-
 static void on_machine_quit(Machine *m, int status)
 {
-    Quit *q = g_new(Quit, 1);
-
-    *q = (Quit){ m->env->opaque, status };
-    loop_post(loop_main(), quit_now, q);
+    post_quit(m->env->opaque, status, true, QMP_SHUTDOWN_CAUSE_GUEST_SHUTDOWN);
 }
 
 static void on_reset_cpus(Machine *m)

@@ -33,7 +33,7 @@ typedef struct Vm {
     Kvm *kvm;                              /* NULL: machine none on a host without KVM */
     CpuModel *cpu_model;
     BlockGraph *block;
-    RunState state;
+    RunState state;                        /* set by the main thread; others ask vm_state */
     VmActions actions;
     char *name;                            /* -name guest=; NULL: none */
     uint8_t uuid[16];                      /* zero: none was given */
@@ -49,6 +49,7 @@ Vm *vm_new(GError **error);
 void vm_free(Vm *vm);                      /* stops, unplugs and closes everything */
 Vm *vm_of(const Object *any);              /* NULL: the object is in no VM's tree */
 
+RunState vm_state(const Vm *vm);           /* any thread, as the next */
 bool vm_running(const Vm *vm);
 /* cont: emits RESUME.  False: a state that a reset must end first. */
 bool vm_start(Vm *vm, GError **error);
@@ -58,7 +59,7 @@ void vm_stop(Vm *vm, RunState why);
 void vm_reset(Vm *vm);
 /* system_powerdown: presses the power button; emits POWERDOWN. */
 bool vm_powerdown(Vm *vm, GError **error);
-/* Ends the main loop; emits SHUTDOWN once.  @cause: who asked. */
+/* Ends the main loop; emits SHUTDOWN once.  @cause: who asked.  Any thread. */
 void vm_quit(Vm *vm, int exit_status, bool guest, QmpShutdownCause cause);
 int vm_run(Vm *vm);                        /* the main loop, until vm_quit; the exit status */
 

@@ -294,7 +294,7 @@ static void watch(LoopFd **watched, int fd, unsigned events, LoopFdFn *fn, Chard
     else if (*watched)
         loop_fd_set_events(*watched, events);
     else
-        *watched = loop_add_fd(loop_main(), fd, events, fn, cd);
+        *watched = loop_add_fd(cd->loop, fd, events, fn, cd);
 }
 
 static void on_output(void *opaque, unsigned events)
@@ -322,7 +322,7 @@ static bool output_ready(Chardev *cd)
     return cd->out_fd < 0 || g_poll(&fd, 1, 0) != 0;
 }
 
-/* The bottom half: everything that must happen in the main loop. */
+/* The bottom half: everything that must happen in the loop. */
 static void update(void *opaque)
 {
     Chardev *cd = object_ref(opaque);
@@ -349,6 +349,20 @@ void chardev_update(Chardev *cd)
     loop_bh_schedule(&cd->update);
 }
 
+bool chardev_set_loop(Chardev *cd, Loop *loop)
+{
+    const CharOps *ops = ops_of(cd);
+    if (loop != loop_main() && (!ops->any_loop || !ops->any_loop(cd)))
+        return false;
+    loop_bh_cancel(&cd->update);
+    loop_fd_remove(g_steal_pointer(&cd->in_watch));
+    loop_fd_remove(g_steal_pointer(&cd->out_watch));
+    cd->loop = loop;
+    loop_bh_init(&cd->update, loop, update, cd);
+    chardev_update(cd);
+    return true;
+}
+
 void chardev_close_fds(Chardev *cd)
 {
     loop_fd_remove(g_steal_pointer(&cd->in_watch));
@@ -365,7 +379,8 @@ static void chardev_init(Object *obj)
     Chardev *cd = (Chardev *)obj;
     cd->in_fd = cd->out_fd = cd->log_fd = -1;
     cd->queue = g_byte_array_new();
-    loop_bh_init(&cd->update, loop_main(), update, cd);
+    cd->loop = loop_main();
+    loop_bh_init(&cd->update, cd->loop, update, cd);
 }
 
 static void chardev_finalize(Object *obj)

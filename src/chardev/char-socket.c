@@ -436,9 +436,16 @@ static void socket_finalize(Object *obj)
     g_free(s->peer);
 }
 
+/* A connection can; listening and connecting again are the main loop's. */
+static bool socket_any_loop(Chardev *cd)
+{
+    CharSocket *s = (CharSocket *)cd;
+    return s->listen_fd < 0 && !s->reconnect_ns;
+}
+
 static const CharOps socket_ops = {
     .open = socket_open, .read = socket_read, .write = socket_write, .hang_up = socket_hang_up,
-    .filename = socket_filename, .options = socket_options,
+    .filename = socket_filename, .options = socket_options, .any_loop = socket_any_loop,
 };
 static const Type socket_type = {
     .name = "chardev-socket", .parent = "chardev", .help = "a unix or TCP socket",

@@ -15,20 +15,23 @@ typedef struct CharOps {
     ssize_t (*write)(Chardev *cd, const uint8_t *data, size_t size);
     bool (*ready)(Chardev *cd);            /* write may be tried again; NULL: poll out_fd */
     void (*hang_up)(Chardev *cd);          /* the input has ended; NULL: just stop reading */
-    void (*update)(Chardev *cd);           /* a front end has room, came or went; main loop */
+    void (*update)(Chardev *cd);           /* a front end has room, came or went */
     char *(*filename)(Chardev *cd);        /* NULL: the kind's name */
+    bool (*any_loop)(Chardev *cd);         /* NULL: it has to stay in the main loop */
     unsigned max_fronts;                   /* 0: one */
 } CharOps;
 
-/* VM lock, but for the bottom half, which any thread may schedule. */
+/* The loop's thread, and the VM lock where that is the main one; but for the bottom half, which any
+ * thread may schedule. */
 struct Chardev {
     Object obj;
+    Loop *loop;                            /* the main loop, or where chardev_set_loop has put it */
     json_object *options;                  /* while it is opened */
     CharFront *fronts[CHAR_FRONTS_MAX];
     unsigned front_count;
     CharFront *focus;                      /* gets the input; NULL: nobody */
     int in_fd, out_fd;                     /* -1: none; closed by the base */
-    LoopFd *in_watch, *out_watch;          /* main loop only */
+    LoopFd *in_watch, *out_watch;
     bool busy;                             /* in use without a front end: not to be deleted */
     bool connected;                        /* there is a peer; if not, output is dropped */
     bool want_writable;                    /* a front end waits for room */

@@ -232,11 +232,24 @@ const char *chardev_id(const Chardev *cd)
     return cd->obj.name ? cd->obj.name : "";
 }
 
+typedef struct NameCall {
+    Chardev *cd;
+    char *name;
+} NameCall;
+
+static void find_name(void *opaque)
+{
+    NameCall *call = opaque;
+    const CharOps *ops = type_ops(call->cd->obj.type);
+    call->name = ops->filename ? ops->filename(call->cd)
+                               : g_strdup(call->cd->obj.type->name + strlen("chardev-"));
+}
+
 char *chardev_filename(const Chardev *cd)
 {
-    const CharOps *ops = type_ops(cd->obj.type);
-    return ops->filename ? ops->filename((Chardev *)cd)
-                         : g_strdup(cd->obj.type->name + strlen("chardev-"));
+    NameCall call = { (Chardev *)cd, NULL };
+    loop_call(cd->loop, find_name, &call);
+    return call.name;
 }
 
 /* --- The property kind --- */

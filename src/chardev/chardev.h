@@ -1,7 +1,8 @@
 /*
  * Character devices: a stream of bytes between a front end (a serial port, a monitor) and the host
  * (a terminal, a pty, a socket, a file …).  Each is an Object under /chardevs whose type is_a
- * "chardev" (chardev-socket, chardev-pty, …).  Main loop, VM lock.
+ * "chardev" (chardev-socket, chardev-pty, …).  Main loop, VM lock; a front end that asks for it is
+ * called in another loop (chardev_set_loop).
  */
 #pragma once
 #include "src/base/loop.h"
@@ -71,6 +72,11 @@ void chardev_restore_terminal(void);
  * ERR_UNSUPPORTED. */
 bool chardev_listen_many(Chardev *listener, void (*accept)(Chardev *connection, void *opaque),
                          void *opaque, GError **error);
+
+/* Moves a chardev to another loop: there its descriptors are watched, its front end is called, and calls
+ * the functions above.  False: this kind cannot leave the main loop.  In the thread of the loop that it
+ * leaves, while no front end is attached. */
+bool chardev_set_loop(Chardev *chardev, Loop *loop);
 
 /* A property kind: the member is a Chardev *, set by id ("chardev"). */
 extern const PropertyKind prop_chardev;

@@ -65,11 +65,15 @@ static inline void run_client(void (*client)(void *arg), void *arg)
     g_thread_join(thread);
 }
 
+/* Whether sessions do their I/O in the monitors' thread, or in the main loop. */
+static bool with_thread G_GNUC_UNUSED;
+
 static inline Vm *new_vm(void)
 {
     g_autoptr(GError) error = NULL;
     Vm *vm = vm_new(&error);
     ck_assert_msg(vm != NULL, "%s", error ? error->message : "");
+    ck_assert(!with_thread || monitor_start_thread(vm, NULL));
     return vm;
 }
 

@@ -1,5 +1,6 @@
 /* The QMP server, as its clients see it. */
 #include "tests/unit/qmp-peer.h"
+#include <pthread.h>
 #include <sys/stat.h>
 #include "schema/events.h"
 
@@ -532,6 +533,114 @@ START_TEST(a_client_that_leaves_while_its_command_waits)
 }
 END_TEST
 
+/* The main loop does nothing else until the client says so. */
+typedef struct Stuck {
+    Vm *vm;
+    Peer *peer, *other;
+    pthread_mutex_t mutex;
+    pthread_cond_t cond;
+    bool is, over;
+} Stuck;
+
+static void be_stuck(void *opaque)
+{
+    Stuck *s = opaque;
+    pthread_mutex_lock(&s->mutex);
+    s->is = true;
+    pthread_cond_broadcast(&s->cond);
+    while (!s->over)
+        pthread_cond_wait(&s->cond, &s->mutex);
+    pthread_mutex_unlock(&s->mutex);
+}
+
+static void wait_until_stuck(Stuck *s)
+{
+    loop_post(loop_main(), be_stuck, s);
+    pthread_mutex_lock(&s->mutex);
+    while (!s->is)
+        pthread_cond_wait(&s->cond, &s->mutex);
+    pthread_mutex_unlock(&s->mutex);
+}
+
+static void stuck_no_more(Stuck *s)
+{
+    pthread_mutex_lock(&s->mutex);
+    s->over = true;
+    pthread_cond_broadcast(&s->cond);
+    pthread_mutex_unlock(&s->mutex);
+}
+
+static Stuck *stuck_new(void)
+{
+    Stuck *s = g_new0(Stuck, 1);
+    s->vm = new_vm();
+    s->peer = peer_new(s->vm, "mon0");
+    s->other = peer_ready(s->vm, "mon1");
+    pthread_mutex_init(&s->mutex, NULL);
+    pthread_cond_init(&s->cond, NULL);
+    g_autoptr(json_object) greeting G_GNUC_UNUSED = peer_next(s->peer);
+    ask(s->peer, "{\"execute\": \"qmp_capabilities\", \"arguments\": {\"enable\": [\"oob\"]}}",
+        "{\"return\": {}}");
+    return s;
+}
+
+static void stuck_free(Stuck *s)
+{
+    peer_close(s->peer);
+    peer_close(s->other);
+    free_vm(s->vm);
+    g_free(s);
+}
+
+/* Requests in band wait, in however many messages they come; those out of band do not. */
+static void talk_while_stuck(void *opaque)
+{
+    Stuck *s = opaque;
+    wait_until_stuck(s);
+    peer_send(s->other, "{\"execute\": \"query-name\", \"id\": \"other\"}");
+    peer_send(s->peer, "{\"execute\": \"query-name\", \"id\": 1}{\"execute\": \"query-na");
+    peer_send(s->peer, "me\", \"id\": 2}{\"exec-oob\": \"query-status\", \"id\": \"oob\"}");
+    expect(s->peer, "{\"return\": {\"running\": false, \"singlestep\": false,"
+                    " \"status\": \"prelaunch\"}, \"id\": \"oob\"}");
+    peer_send(s->peer, "{\"exec-oob\": \"stop\"}");
+    expect_error(s->peer, "GenericError", "invalid-parameter",
+                 "The command stop does not support OOB");
+    peer_send(s->peer, "{\"exec-oob\": \"query-migrate\", \"id\": 3}");
+    expect(s->peer, "{\"return\": {}, \"id\": 3}");
+    stuck_no_more(s);
+    expect(s->peer, "{\"return\": {}, \"id\": 1}");
+    expect(s->peer, "{\"return\": {}, \"id\": 2}");
+    expect(s->other, "{\"return\": {}, \"id\": \"other\"}");
+}
+
+START_TEST(the_main_loop_is_stuck)
+{
+    Stuck *s = stuck_new();
+    run_client(talk_while_stuck, s);
+    stuck_free(s);
+}
+END_TEST
+
+static void quit_while_stuck(void *opaque)
+{
+    Stuck *s = opaque;
+    wait_until_stuck(s);
+    peer_send(s->peer, "{\"exec-oob\": \"quit\"}");
+    expect(s->peer, "{\"return\": {}}");
+    stuck_no_more(s);
+    g_autoptr(json_object) event = peer_next(s->peer);
+    ck_assert_str_eq(get_str(event, "event"), "SHUTDOWN");
+}
+
+START_TEST(quit_while_the_main_loop_is_stuck)
+{
+    Stuck *s = stuck_new();
+    run_client(quit_while_stuck, s);
+    ck_assert(s->vm->quit);
+    stuck_free(s);
+}
+END_TEST
+
 START_TEST(quit_is_answered)
 {
     Vm *vm = new_vm();
@@ -571,7 +680,16 @@ static void add_tests(TCase *tc)
     tcase_add_test(tc, quit_is_answered);
 }
 
+static void add_thread_tests(TCase *tc)
+{
+    add_tests(tc);
+    tcase_add_test(tc, the_main_loop_is_stuck);
+    tcase_add_test(tc, quit_while_the_main_loop_is_stuck);
+}
+
 int main(void)
 {
-    return run_tests("qmp-server", add_tests);
+    int failed = run_tests("qmp-server", add_tests);
+    with_thread = true;
+    return run_tests("qmp-server, with a thread", add_thread_tests) | failed;
 }

@@ -26,7 +26,8 @@ def _summary(command):
 
 
 def header(schema):
-    out = [HEAD, "/* Handlers return false or NULL when they have set @error.  Main thread, VM lock. */",
+    out = [HEAD, "/* Handlers return false or NULL when they have set @error.  Main thread, VM lock; those",
+           " * that may be sent out of band: any thread, without the lock. */",
            "#pragma once", '#include "monitor/dispatch.h"', '#include "schema/types.h"', ""]
     for _, command in sorted(schema.commands.items()):
         out += ["/* %s: %s */" % (command.name, _summary(command)), _handler(command) + ";"]
