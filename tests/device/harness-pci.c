@@ -66,6 +66,35 @@ void pci_set_up(TestMachine *m, PciDevice *dev)
     pci_config_write(dev, PCI_COMMAND, PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER, 2);
 }
 
+/* A window takes what was placed between @start and now (PCI-to-PCI Bridge 1.2, 3.2.5). */
+static void set_windows(TestMachine *m, PciDevice *bridge, uint64_t mem_start, uint64_t io_start)
+{
+    m->next_mem_bar = ALIGN_UP(m->next_mem_bar, 1 * MiB);
+    m->next_io_bar = ALIGN_UP(m->next_io_bar, 4 * KiB);
+    pci_config_write(bridge, PCI_MEMORY_BASE, mem_start >> 16, 2);
+    pci_config_write(bridge, PCI_MEMORY_LIMIT, (m->next_mem_bar - 1) >> 16, 2);
+    pci_config_write(bridge, PCI_IO_BASE, io_start >> 8, 1);
+    pci_config_write(bridge, PCI_IO_LIMIT, (m->next_io_bar - 1) >> 8, 1);
+}
+
+void pci_set_up_bus(TestMachine *m, PciBus *bus)
+{
+    for (unsigned i = 0; i < G_N_ELEMENTS(bus->devices); i++) {
+        PciDevice *dev = bus->devices[i];
+        uint64_t mem_start, io_start;
+
+        if (!dev)
+            continue;
+        pci_set_up(m, dev);
+        if (!pci_bridge_bus(dev))
+            continue;
+        mem_start = m->next_mem_bar = ALIGN_UP(m->next_mem_bar, 1 * MiB);
+        io_start = m->next_io_bar = ALIGN_UP(m->next_io_bar, 4 * KiB);
+        pci_set_up_bus(m, pci_bridge_bus(dev));
+        set_windows(m, dev, mem_start, io_start);
+    }
+}
+
 uint64_t pci_bar(PciDevice *dev, unsigned n)
 {
     uint64_t address = pci_bar_address(dev, n);

@@ -56,6 +56,7 @@ void *dma_host(TestMachine *m, uint64_t addr, uint64_t length);
  * mastering.  pci_bar: where BAR @n is; fails the test if it is not there. */
 PciDevice *find_pci(TestMachine *m, const char *id);
 void pci_set_up(TestMachine *m, PciDevice *dev);
+void pci_set_up_bus(TestMachine *m, PciBus *bus);       /* all devices, also behind bridges */
 uint64_t pci_bar(PciDevice *dev, unsigned n);
 uint8_t pci_find_cap(PciDevice *dev, uint8_t id);       /* 0: none */
 /* MSI-X on, vector n sending data @first_data + n; all unmasked. */

@@ -32,31 +32,28 @@ GPtrArray *subject_types(void)
     return types;
 }
 
-static char *options_of(const Type *type, const char *machine)
+SubjectMachine subject_boot_with(const Type *type, const char *machine, const char *before,
+                                 const char *props)
 {
-    const char *backend = "", *props = "";
+    bool is_machine = type_is_a(type, "machine");
+    g_autofree char *options =
+        is_machine ? g_strdup_printf("-machine %s%s %s", type->name, props, before)
+                   : g_strdup_printf("-machine %s %s -device %s,id=dut%s", machine, before,
+                                     type->name, props);
+    SubjectMachine s = { .m = test_machine_new(options) };
 
-    for (unsigned i = 0; i < G_N_ELEMENTS(needs); i++) {
-        if (!strcmp(needs[i].type, type->name)) {
-            backend = needs[i].backend;
-            props = needs[i].props;
-        }
-    }
-    if (type_is_a(type, "machine"))
-        return g_strdup_printf("-machine %s%s", type->name, props);
-    return g_strdup_printf("-machine %s %s -device %s,id=dut%s", machine, backend, type->name,
-                           props);
+    s.top = is_machine ? OBJECT(s.m->machine) : OBJECT(find_device(s.m, "dut"));
+    s.pci = object_is_a(s.top, "pci-device") ? PCI_DEVICE(s.top) : NULL;
+    s.ranges = g_array_new(FALSE, FALSE, sizeof(SubjectRange));
+    return s;
 }
 
 SubjectMachine subject_boot(const Type *type, const char *machine)
 {
-    g_autofree char *options = options_of(type, machine);
-    SubjectMachine s = { .m = test_machine_new(options) };
-
-    s.top = type_is_a(type, "machine") ? OBJECT(s.m->machine) : OBJECT(find_device(s.m, "dut"));
-    s.pci = object_is_a(s.top, "pci-device") ? PCI_DEVICE(s.top) : NULL;
-    s.ranges = g_array_new(FALSE, FALSE, sizeof(SubjectRange));
-    return s;
+    for (unsigned i = 0; i < G_N_ELEMENTS(needs); i++)
+        if (!strcmp(needs[i].type, type->name))
+            return subject_boot_with(type, machine, needs[i].backend, needs[i].props);
+    return subject_boot_with(type, machine, "", "");
 }
 
 void subject_free(SubjectMachine *s)

@@ -1,14 +1,17 @@
 /*
- * Registers, config space, rings and DMA of every creatable device, and of every machine.  The input's
- * first byte picks the type, or FUZZ_DEVICE=NAME does; "FUZZ_DEVICE=help" lists the names.
+ * Registers, config space, rings and DMA of every creatable device, and of every machine, with
+ * resets, saving and loading, unplugging, and a clock that jumps.  The input's first byte picks the
+ * type, or FUZZ_DEVICE=NAME does; "FUZZ_DEVICE=help" lists the names.  The next two pick properties.
  */
 #include <linux/pci_regs.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
 #include "tests/device/subjects.h"
 #include "tests/fuzz/fuzz-virtio.h"
 
-enum { OPS_MAX = 400 };
+enum { OPS_MAX = 400, VIRTIO_MAX = 4 };
 
 static GPtrArray *types;                   /* of const Type */
 static const Type *only;
@@ -16,7 +19,11 @@ static const Type *only;
 typedef struct Fuzz {
     SubjectMachine s;
     Input in;
-    FuzzVirtio virtio;
+    GPtrArray *pci;                        /* of PciDevice: all there are */
+    FuzzVirtio virtio[VIRTIO_MAX];
+    unsigned virtio_count;
+    int line;                              /* the other end of a serial line; -1: none */
+    bool over;
 } Fuzz;
 
 static void print_type(void *type, void *unused)
@@ -37,11 +44,137 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     }
     only = type_find(name);
     if (!only || !g_ptr_array_find(types, only, NULL)) {
-        fprintf(stderr, "fuzz-device: there is no type '%s'\n", name);
+        fprintf(stderr, "fuzz-device: there is no type '%s'; FUZZ_DEVICE=help lists them\n", name);
         exit(1);
     }
     return 0;
 }
+
+/* ---- a machine with the type in it ---- */
+
+typedef struct Choice {
+    unsigned bit;
+    const char *before, *props;
+} Choice;
+
+static const Choice virtio_choices[] = {
+    { 0, "", ",packed=on" },
+    { 1, "-device pcie-root-port,id=rp0", ",bus=rp0" },
+    { 2, "", ",page-per-vq=on" },
+    { 3, "", ",ioeventfd=off" },
+    { 4, "", ",event_idx=off" },
+    { 5, "", ",vectors=2" },
+    {}
+};
+static const Choice blk_choices[] = {
+    { 8, "", ",num-queues=3,queue-size=16" },
+    { 9, "-object iothread,id=io0", ",iothread=io0" },
+    { 10, "", ",werror=stop,rerror=stop" },
+    { 11, "", ",write-cache=off" },
+    { 12, "", ",logical_block_size=4096" },
+    { 13, "", ",serial=fuzz" },
+    {}
+};
+static const Choice rng_choices[] = {
+    { 8, "", ",max-bytes=1000,period=1" },
+    { 9, "-object rng-random,id=r0,filename=/dev/urandom", ",rng=r0" },
+    {}
+};
+static const Choice q35_choices[] = {
+    { 0, "-device pcie-root-port,id=rp0 -device virtio-rng-pci,bus=rp0,packed=on", "" },
+    { 1, "-blockdev fuzz-disk,node-name=d1 -device virtio-blk-pci,drive=d1", "" },
+    { 2, "-device pvpanic -device isa-debug-exit", "" },
+    { 3, "-device virtio-rng-pci-transitional", "" },
+    { 4, "-device pcie-root-port,id=rp1,multifunction=on,addr=5.0 "
+         "-device pcie-root-port,id=rp2,addr=5.1 -device virtio-rng-pci,bus=rp2", "" },
+    {}
+};
+
+static void choose(const Choice *c, unsigned bits, GString *before, GString *props)
+{
+    for (; c->before; c++) {
+        if (!(bits >> c->bit & 1))
+            continue;
+        g_string_append_printf(before, " %s", c->before);
+        g_string_append(props, c->props);
+    }
+}
+
+/* A serial line to a socket, whose other end the input speaks for. */
+static void add_line(Fuzz *f, GString *before, const char *device)
+{
+    int fds[2];
+
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds) < 0)
+        g_error("socketpair: %m");
+    f->line = fds[0];
+    g_string_append_printf(before, " -chardev socket,id=c0,fd=%d%s", fds[1], device);
+}
+
+static void boot(Fuzz *f, const Type *type)
+{
+    unsigned bits = take(&f->in, 2);
+    g_autoptr(GString) before = g_string_new(""), props = g_string_new("");
+
+    f->line = -1;
+    if (strstr(type->name, "virtio"))
+        choose(virtio_choices, bits, before, props);
+    if (strstr(type->name, "-transitional") && !(bits & 1) && bits & 64)
+        g_string_append(props, ",disable-modern=on");
+    if (strstr(type->name, "virtio-rng"))
+        choose(rng_choices, bits, before, props);
+    if (strstr(type->name, "virtio-blk")) {
+        choose(blk_choices, bits, before, props);
+        g_string_append(before, bits & 128 ? " -blockdev null-co,node-name=d0,size=1M,read-only=on"
+                                           : " -blockdev fuzz-disk,node-name=d0");
+        g_string_append(props, ",drive=d0");
+    }
+    if (!strcmp(type->name, "isa-serial") || !strcmp(type->name, "isa-debugcon")) {
+        add_line(f, before, "");
+        g_string_append(props, ",chardev=c0");
+    }
+    if (!strcmp(type->name, "pcie-root-port") && bits & 1)
+        g_string_append(props, " -device virtio-rng-pci,bus=dut");
+    if (!strcmp(type->name, "pc-q35-1.0")) {
+        choose(q35_choices, bits, before, props);
+        add_line(f, before, " -device isa-serial,chardev=c0");
+        g_string_append(props, ",hpet=on");
+    }
+    f->s = subject_boot_with(type, "test-board", before->str, props->str);
+}
+
+static void collect_pci(Fuzz *f, PciBus *bus)
+{
+    for (unsigned i = 0; i < G_N_ELEMENTS(bus->devices); i++) {
+        PciDevice *dev = bus->devices[i];
+
+        if (!dev)
+            continue;
+        g_ptr_array_add(f->pci, dev);
+        if (pci_bridge_bus(dev))
+            collect_pci(f, pci_bridge_bus(dev));
+    }
+}
+
+/* What firmware does, and a driver's first look. */
+static void set_up(Fuzz *f)
+{
+    Bus *bus = f->s.m->machine->main_bus;
+
+    g_ptr_array_set_size(f->pci, 0);
+    f->virtio_count = 0;
+    if (bus && object_is_a(OBJECT(bus), "pci-bus")) {
+        f->s.m->next_mem_bar = 0xe0000000;
+        f->s.m->next_io_bar = 0xc000;
+        collect_pci(f, PCI_BUS(bus));
+        pci_set_up_bus(f->s.m, PCI_BUS(bus));
+    }
+    for (unsigned i = 0; i < f->pci->len && f->virtio_count < VIRTIO_MAX; i++)
+        f->virtio_count += fuzz_virtio_find(&f->virtio[f->virtio_count], f->s.m, f->pci->pdata[i]);
+    subject_find_ranges(&f->s);
+}
+
+/* ---- operations ---- */
 
 /* Numbers that mean something to devices are short in the input. */
 static uint64_t some_value(Input *in)
@@ -75,25 +208,18 @@ static void access_register(Fuzz *f, bool write)
         address_space_load(r->as, r->addr + offset, size, &value);
 }
 
-static void set_up(Fuzz *f)
-{
-    if (!f->s.pci)
-        return;
-    f->s.m->next_mem_bar = 0xe0000000;
-    f->s.m->next_io_bar = 0xc000;
-    pci_set_up(f->s.m, f->s.pci);
-    fuzz_virtio_find(&f->virtio, f->s.m, f->s.pci);
-}
-
 static void access_config(Fuzz *f)
 {
     Input *in = &f->in;
-    unsigned size = 1u << take(in, 1) % 3, offset = take(in, 2) % PCIE_CONFIG_SIZE / size * size;
+    unsigned which = take(in, 1), size = 1u << take(in, 1) % 3;
+    unsigned offset = take(in, 2) % PCIE_CONFIG_SIZE / size * size;
+    PciDevice *dev;
 
-    if (!f->s.pci)
+    if (!f->pci->len)
         return;
-    pci_config_write(f->s.pci, offset, some_value(in), size);
-    pci_config_read(f->s.pci, offset, size);
+    dev = f->pci->pdata[which % f->pci->len];
+    pci_config_write(dev, offset, some_value(in), size);
+    pci_config_read(dev, offset, size);
 }
 
 static void write_ram(Fuzz *f)
@@ -123,19 +249,92 @@ static void save_and_load(Fuzz *f)
     run(f->s.m);
 }
 
+/* A state that somebody has changed: refused, which ends this machine's life, or harmless. */
+static void load_changed(Fuzz *f)
+{
+    g_autoptr(GByteArray) state = NULL;
+    g_autoptr(GError) error = NULL;
+    unsigned changes = 1 + take(&f->in, 1) % 4;
+
+    stop(f->s.m);
+    settle(f->s.m);
+    state = save_state(f->s.m);
+    while (changes--) {
+        unsigned at = take(&f->in, 2) % state->len;
+
+        state->data[at] ^= take(&f->in, 1);
+    }
+    f->over = !load_state(f->s.m, state, &error);
+    if (!f->over)
+        run(f->s.m);
+}
+
+static void speak(Fuzz *f)
+{
+    size_t length = take(&f->in, 1) % 40;
+
+    length = MIN(length, (size_t)(f->in.end - f->in.p));
+    if (f->line >= 0 && send(f->line, f->in.p, length, MSG_DONTWAIT | MSG_NOSIGNAL) > 0)
+        settle(f->s.m);
+    f->in.p += length;
+}
+
+static void let_time_pass(Fuzz *f)
+{
+    uint64_t how = take(&f->in, 1);
+
+    /* From nanoseconds to some days. */
+    fuzz_clock_advance((how & 3) << (how >> 2) % 48);
+    settle(f->s.m);
+}
+
+/* Taken out while it is at work. */
+static void unplug(Fuzz *f)
+{
+    if (object_is_a(f->s.top, "machine"))
+        return;
+    device_delete(find_device(f->s.m, "dut"));
+    settle(f->s.m);
+    f->over = true;
+}
+
+static FuzzVirtio *some_virtio(Fuzz *f)
+{
+    static FuzzVirtio none;                /* has no interface */
+
+    if (f->virtio_count < 2)
+        return f->virtio_count ? &f->virtio[0] : &none;
+    return &f->virtio[take(&f->in, 1) % f->virtio_count];
+}
+
+static void rarer_step(Fuzz *f)
+{
+    switch (take(&f->in, 1) % 8) {
+    case 0: case 1: save_and_load(f); break;
+    case 2: load_changed(f); break;
+    case 3: machine_reset(f->s.m->machine); break;
+    case 4: speak(f); break;
+    case 5: stop(f->s.m); run(f->s.m); break;
+    case 6: unplug(f); break;
+    default: set_up(f); break;
+    }
+}
+
 static void step(Fuzz *f)
 {
+    FuzzVirtio *v;
+
     switch (take(&f->in, 1) % 16) {
-    case 0: case 1: case 2: case 3: access_register(f, true); break;
-    case 4: case 5: access_register(f, false); break;
-    case 6: access_config(f); break;
-    case 7: write_ram(f); break;
-    case 8: settle(f->s.m); break;
-    case 9: fuzz_virtio_start(&f->virtio, &f->in); break;
-    case 10: case 11: case 12: fuzz_virtio_request(&f->virtio, &f->in); break;
-    case 13: save_and_load(f); break;
-    case 14: set_up(f); subject_find_ranges(&f->s); break;
-    default: machine_reset(f->s.m->machine); break;
+    case 0: case 1: case 2: access_register(f, true); break;
+    case 3: case 4: access_register(f, false); break;
+    case 5: access_config(f); break;
+    case 6: write_ram(f); break;
+    case 7: settle(f->s.m); break;
+    case 8: let_time_pass(f); break;
+    case 9: if ((v = some_virtio(f))->m) fuzz_virtio_start(v, &f->in); break;
+    case 10: case 11: case 12: if ((v = some_virtio(f))->m) fuzz_virtio_request(v, &f->in); break;
+    case 13: case 14: if ((v = some_virtio(f))->m) fuzz_virtio_disturb(v, &f->in); break;
+    default: rarer_step(f); break;
     }
 }
 
@@ -145,15 +344,20 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     unsigned pick = take(&f.in, 1);
     const Type *type = only ? only : types->pdata[pick % types->len];
 
-    f.s = subject_boot(type, "test-board");
+    fuzz_limit_cpu();
+    f.pci = g_ptr_array_new();
+    boot(&f, type);
     run(f.s.m);
     set_up(&f);
-    subject_find_ranges(&f.s);
-    for (unsigned i = 0; i < OPS_MAX && f.in.p < f.in.end; i++)
+    for (unsigned i = 0; i < OPS_MAX && f.in.p < f.in.end && !f.over; i++)
         step(&f);
     settle(f.s.m);
-    save_and_load(&f);
+    if (!f.over)
+        save_and_load(&f);
     settle(f.s.m);
     subject_free(&f.s);
+    if (f.line >= 0)
+        close(f.line);
+    g_ptr_array_unref(f.pci);
     return 0;
 }

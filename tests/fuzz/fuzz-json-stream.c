@@ -33,6 +33,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     JsonStream *stream = json_stream_new(4096);
     size_t piece = size ? 1 + data[0] % 64 : 1;
 
+    fuzz_limit_cpu();
     for (size_t at = 0; at < size;) {
         size_t used = 0, n = piece < size - at ? piece : size - at;
         json_object *value = NULL;

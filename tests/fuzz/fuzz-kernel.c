@@ -43,6 +43,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     g_autoptr(GError) error = NULL;
     BootPlan plan = { 0 };
 
+    fuzz_limit_cpu();
     if (boot_plan_linux(&boot, &plan, &error))
         check_plan(&plan, &boot);
     boot_plan_clear(&plan);

@@ -33,6 +33,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     g_autoptr(json_object) options = options_parse(text, size & 1 ? "driver" : NULL, NULL);
     g_autoptr(json_object) json = json_parse((const char *)data, size, NULL);
 
+    fuzz_limit_cpu();
     try_members(options);
     try_members(json);
     return 0;

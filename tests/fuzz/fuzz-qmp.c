@@ -214,6 +214,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     int fds[2];
     Vm *vm;
 
+    fuzz_limit_cpu();
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0)
         g_error("socketpair: %m");
     vm = make_vm(fds[1]);

@@ -39,6 +39,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     g_autoptr(GByteArray) state = NULL;
     g_autoptr(GError) error = NULL, dump_error = NULL;
 
+    fuzz_limit_cpu();
     if (!good)
         good = save_state(m);
     state = take(&in, 1) & 1 ? whole(&in) : change(&in);

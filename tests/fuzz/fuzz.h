@@ -1,4 +1,4 @@
-/* What fuzz targets share: taking numbers from the input.  At its end every number is 0. */
+/* What fuzz targets share: numbers from the input, the CPU time an input may use, the clock. */
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -11,6 +11,7 @@ typedef struct Input {
     const uint8_t *p, *end;
 } Input;
 
+/* A number of @bytes bytes; at the end of the input every number is 0. */
 static inline uint64_t take(Input *in, unsigned bytes)
 {
     uint64_t value = 0;
@@ -20,3 +21,13 @@ static inline uint64_t take(Input *in, unsigned bytes)
     in->p += n;
     return value;
 }
+
+/*
+ * At the start of an input: aborts if the process uses more than some seconds of CPU time from here
+ * on.  libFuzzer's own -timeout counts the time on the wall, also while the process is stopped or
+ * waits for its turn on a busy machine; it is left to find what sleeps for ever.
+ */
+void fuzz_limit_cpu(void);
+
+/* fuzz-clock.c: what clocks show is this much ahead of the host's.  Only grows. */
+void fuzz_clock_advance(uint64_t ns);
