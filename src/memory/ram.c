@@ -7,6 +7,7 @@
 #include "src/memory/ram-priv.h"
 
 #define BITS_PER_WORD (8 * sizeof(unsigned long))
+#define GUARD_SIZE (4 * KiB)
 #define THP_SIZE (2 * MiB)                 /* x86-64's transparent huge page */
 
 struct RamBlock {
@@ -23,20 +24,24 @@ struct RamBlock {
 
 /* ---- mapping ---- */
 
-/* A free stretch of address space, aligned: reserved larger, the ends given back. */
+/*
+ * A free stretch of address space, aligned: reserved larger, the ends given back.  A page behind it
+ * stays reserved: an access that runs past the end of the guest's memory hits nothing of ours.
+ */
 static void *reserve_aligned(uint64_t size, uint64_t align)
 {
-    uint8_t *base = mmap(NULL, size + align, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                         -1, 0);
+    uint8_t *base = mmap(NULL, size + align + GUARD_SIZE, PROT_NONE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     uint8_t *start, *end;
 
     if (base == MAP_FAILED)
         return MAP_FAILED;
     start = (uint8_t *)ALIGN_UP((uintptr_t)base, align);
-    end = start + size;
+    end = start + size + GUARD_SIZE;
     if (start > base)
         munmap(base, start - base);
-    munmap(end, base + size + align - end);
+    if (end < base + size + align + GUARD_SIZE)
+        munmap(end, base + size + align + GUARD_SIZE - end);
     return start;
 }
 
@@ -53,7 +58,7 @@ static void *map_memory(const RamMapping *how, uint64_t size, uint64_t align)
     if (host == MAP_FAILED) {
         int err = errno;
 
-        munmap(where, size);
+        munmap(where, size + GUARD_SIZE);
         errno = err;
     }
     return host;
@@ -68,7 +73,7 @@ RamBlock *ram_block_map(const RamMapping *how, GError **error)
     RamBlock *block;
     void *host;
 
-    if (!how->size || how->size > INT64_MAX - align - page) {
+    if (!how->size || how->size > INT64_MAX - align - page - GUARD_SIZE) {
         fail(error, ERR_INVALID_PARAMETER, "guest RAM '%s': %" G_GUINT64_FORMAT
              " bytes cannot be mapped", how->name, how->size);
         if (how->fd >= 0)
@@ -115,7 +120,7 @@ void ram_block_unref(RamBlock *block)
 {
     if (!block || !g_atomic_int_dec_and_test(&block->refs))
         return;
-    munmap(block->host, block->size);
+    munmap(block->host, block->size + GUARD_SIZE);
     if (block->fd >= 0)
         close(block->fd);
     for (unsigned i = 0; i < DIRTY__COUNT; i++)

@@ -1,4 +1,5 @@
 /* RAM blocks, dirty bitmaps and memory backends. */
+#include <errno.h>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -63,6 +64,26 @@ START_TEST(large_blocks_suit_huge_pages)
     RamBlock *block = ram_block_new("ram", 5 * MiB, NULL);
 
     ck_assert_uint_eq((uintptr_t)ram_block_host(block) % (2 * MiB), 0);
+    ram_block_unref(block);
+}
+END_TEST
+
+/* The page behind a block cannot be reached, and nothing else will be mapped there. */
+START_TEST(nothing_lies_behind_a_block)
+{
+    RamBlock *block = ram_block_new("ram", _i ? 4 * MiB : 64 * KiB, NULL);
+    uint8_t *end = (uint8_t *)ram_block_host(block) + ram_block_size(block);
+    int fds[2];
+
+    ck_assert_int_eq(pipe(fds), 0);
+    ck_assert_int_eq(write(fds[1], end - 1, 1), 1);
+    ck_assert_int_eq(write(fds[1], end, 1), -1);
+    ck_assert_int_eq(errno, EFAULT);
+    ck_assert_ptr_eq(mmap(end, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE,
+                          -1, 0), MAP_FAILED);
+    ck_assert_int_eq(errno, EEXIST);
+    close(fds[0]);
+    close(fds[1]);
     ram_block_unref(block);
 }
 END_TEST
@@ -237,6 +258,7 @@ static void add(TCase *tests)
     tcase_add_checked_fixture(tests, setup, teardown);
     tcase_add_test(tests, blocks);
     tcase_add_test(tests, large_blocks_suit_huge_pages);
+    tcase_add_loop_test(tests, nothing_lies_behind_a_block, 0, 2);
     tcase_add_test(tests, dirty_bits);
     tcase_add_test(tests, backend_ram);
     tcase_add_test(tests, backend_names);
