@@ -193,6 +193,7 @@ static void mch_unrealize(Object *obj)
 
 static bool mch_post_load(void *obj, uint32_t version, GError **error)
 {
+    smram_written(obj);
     mch_update(obj);
     return true;
 }

@@ -97,9 +97,13 @@ DEVICE_TEST(smram_opens_closes_and_locks, "")
     ck_assert_uint_eq(mem_read(m, 0xa0000, 4), UINT32_MAX);
     cf8_write8(m, MCH, 0x9d, 0x48);
     ck_assert_uint_eq(mem_read(m, 0xa0000, 4), UINT32_MAX);
+    g_autoptr(GByteArray) locked = save_state(m);
     reset_machine(m);
     cf8_write8(m, MCH, 0x9d, 0x48);
     ck_assert_uint_eq(mem_read(m, 0xa0000, 4), 0x11223344);
+    ck_assert(load_state(m, locked, NULL));         /* and the lock lasts through a migration */
+    cf8_write8(m, MCH, 0x9d, 0x48);
+    ck_assert_uint_eq(mem_read(m, 0xa0000, 4), UINT32_MAX);
 }
 
 START_TEST(large_memory_is_split)
