@@ -376,9 +376,10 @@ static void pci_device_reset(Object *obj)
     unsigned size = pci_config_size(dev);
 
     dev->intx_level = false;
-    for (unsigned i = 0; i < size; i++) {
-        uint8_t written = dev->wmask[i] | dev->w1cmask[i];
-        dev->config[i] = (dev->config[i] & ~written) | (dev->initial[i] & written);
+    for (unsigned i = 0; i < size; i += 8) {
+        uint64_t written = ld_le64(dev->wmask + i) | ld_le64(dev->w1cmask + i);
+        st_le64(dev->config + i,
+                (ld_le64(dev->config + i) & ~written) | (ld_le64(dev->initial + i) & written));
     }
     pci_msi_reset(dev);
     pci_msix_reset(dev);
