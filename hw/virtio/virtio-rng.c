@@ -8,6 +8,8 @@
 #include "src/base/util.h"
 
 enum { QUEUE_SIZE = 8, PARTS_MAX = 64 };
+/* Served in one turn of the main loop, which others need, too. */
+enum { REQUEST_BYTES_MAX = 64 * KiB, TURN_REQUESTS = QUEUE_SIZE };
 
 typedef struct VirtioRng {
     VirtioDevice vdev;
@@ -24,11 +26,13 @@ typedef struct VirtioRng {
     LoopTimer refill;
 } VirtioRng;
 
-/* Fills the chain; the bytes written, 0 if there is nothing yet, or -errno. */
+/* Fills the chain, or the start of it (5.4.6.1: less than the buffer is fine); the bytes written, 0 if
+ * there is nothing yet, or -errno. */
 static ssize_t fill(VirtioRng *r)
 {
     size_t left = MIN(r->chain.in_bytes, r->quota), done = 0;
 
+    left = MIN(left, REQUEST_BYTES_MAX);
     for (unsigned i = 0; left && i < r->chain.in_num; i++) {
         const struct iovec *part = &r->iov[r->chain.out_num + i];
         size_t want = MIN(part->iov_len, left);
@@ -76,15 +80,20 @@ static bool serve_one(VirtioRng *r)
 static void serve(void *opaque)
 {
     VirtioRng *r = opaque;
+    unsigned budget = TURN_REQUESTS;
     bool more = true;
 
     /* Without quota the timer calls again. */
-    while (more && r->quota) {
-        while (more && r->quota && virtq_pop(r->requests, &r->chain))
+    while (more && r->quota && budget) {
+        while (more && r->quota && budget && virtq_pop(r->requests, &r->chain)) {
             more = serve_one(r);
-        more = more && !virtq_set_notification(r->requests, true);
+            budget--;
+        }
+        more = more && budget && !virtq_set_notification(r->requests, true);
     }
     virtq_flush(r->requests);
+    if (!budget)
+        virtio_kick(&r->vdev, virtq_index(r->requests));
 }
 
 static void refill(void *opaque)

@@ -141,6 +141,21 @@ START_TEST(quota_comes_back)
 }
 END_TEST
 
+/* However much a driver asks for at once, the loop that serves it is not held up. */
+START_TEST(large_buffers_are_filled_in_part)
+{
+    TestVm *vm = test_vm_new();
+    Rng r = rng_on(vm, "virtio-rng-pci");
+    TestBuffer b[] = { { 8 * MiB, 4 * MiB, true }, { 8 * MiB, 4 * MiB, true } };
+    uint8_t zeroes[16] = { 0 };
+
+    ck_assert_uint_eq(test_queue_do(r.q, b, 2, false), 64 * KiB);
+    ck_assert_mem_ne(guest_ptr(vm, 8 * MiB + 64 * KiB - 16), zeroes, 16);
+    ck_assert_mem_eq(guest_ptr(vm, 8 * MiB + 64 * KiB), zeroes, 16);
+    rng_free(&r);
+}
+END_TEST
+
 START_TEST(readable_buffer_breaks)
 {
     TestVm *vm = test_vm_new();
@@ -176,6 +191,7 @@ static void add_tests(TCase *tc)
     tcase_add_test(tc, waits_for_the_source);
     tcase_add_test(tc, quota);
     tcase_add_test(tc, quota_comes_back);
+    tcase_add_test(tc, large_buffers_are_filled_in_part);
     tcase_add_test(tc, readable_buffer_breaks);
     tcase_add_test(tc, wrong_properties);
 }
