@@ -139,16 +139,18 @@ static void complete(BlkRequest *req, uint8_t status)
 {
     BlkQueue *q = req->q;
     VirtqChain *chain = &req->chain;
-    const struct iovec *last;
+    unsigned last = chain->out_num + chain->in_num - 1;
+    size_t at;
+    /* 2.7.8.2: len bytes from the first on have been written.  Of a failed read that is none: the
+     * status comes behind its data, which may be gigabytes and is left alone. */
+    bool whole = status == VIRTIO_BLK_S_OK || !req->data_bytes || is_data_out(req);
 
-    /* 2.7.8.2: len bytes from the first on have been written, so a failed read gives zeroes. */
-    if (status != VIRTIO_BLK_S_OK && !is_data_out(req))
-        for (unsigned i = 0; i < req->data_num; i++)
-            memset(req->data[i].iov_base, 0, req->data[i].iov_len);
     untrim(req);
-    last = &chain->iov[chain->out_num + chain->in_num - 1];
-    *((uint8_t *)last->iov_base + last->iov_len - 1) = status;
-    virtq_push(q->vq, chain, chain->in_bytes);
+    at = chain->iov[last].iov_len - 1;
+    *((uint8_t *)chain->iov[last].iov_base + at) = status;
+    if (!whole)
+        dma_dirty(q->vq->as, chain->gpa[last] + at, 1);
+    virtq_push(q->vq, chain, whole ? chain->in_bytes : 0);
     request_put(req);
     loop_bh_schedule(&q->flush_bh);
     request_done(q);

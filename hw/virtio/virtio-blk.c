@@ -324,10 +324,15 @@ static const Property blk_props[] = {
     {}
 };
 
+static void blk_reset_queue(VirtioDevice *vdev, unsigned index)
+{
+    virtio_blk_queue_clear(&VIRTIO_BLK(vdev)->queues[index]);
+}
+
 static const VirtioDeviceOps blk_ops = {
     .device_id = VIRTIO_ID_BLOCK, .config_size = CONFIG_SIZE, .get_features = blk_get_features,
     .set_features = blk_set_features, .get_config = blk_get_config, .set_config = blk_set_config,
-    .start = virtio_blk_start, .stop = virtio_blk_stop,
+    .start = virtio_blk_start, .stop = virtio_blk_stop, .reset_queue = blk_reset_queue,
 };
 
 static const Type virtio_blk_type = {

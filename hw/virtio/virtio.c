@@ -210,6 +210,17 @@ static void virtio_stop(VirtioDevice *vdev)
     vdev->running = false;
 }
 
+static void reset_pending_queues(VirtioDevice *vdev)
+{
+    for (unsigned i = 0; i < vdev->num_queues; i++) {
+        if (!vdev->queues[i]->reset_pending)
+            continue;
+        if (vdev_ops(vdev)->reset_queue)
+            vdev_ops(vdev)->reset_queue(vdev, i);
+        virtq_reset(vdev->queues[i]);
+    }
+}
+
 static void do_update(void *opaque)
 {
     VirtioDevice *vdev = opaque;
@@ -227,9 +238,7 @@ static void do_update(void *opaque)
             restart |= vdev->queues[i]->reset_pending;
         if (vdev->running && (restart || !should_run(vdev)))
             virtio_stop(vdev);
-        for (unsigned i = 0; i < vdev->num_queues; i++)
-            if (vdev->queues[i]->reset_pending)
-                virtq_reset(vdev->queues[i]);
+        reset_pending_queues(vdev);
         if (vdev->resetting) {
             vdev->resetting = false;
             object_reset(OBJECT(vdev));
@@ -314,6 +323,11 @@ bool virtio_set_status(VirtioDevice *vdev, uint8_t status)
     if (!(status & VIRTIO_STATUS_FEATURES_OK) && (status & ~old & VIRTIO_STATUS_DRIVER_OK) &&
         (!vdev->legacy || !legacy_features_acceptable(vdev)))
         status &= ~VIRTIO_STATUS_DRIVER_OK;
+    /* 2.1.1: a driver clears no bit but by a reset.  One that tries keeps them: what was settled for
+     * rings that have been used (features, layout) must not come loose. */
+    if (old & ~status & ~VIRTIO_STATUS_NEEDS_RESET)
+        guest_error(virtio_name(vdev), "status 0x%x after 0x%x, without a reset", status, old);
+    status |= old;
     status &= ~VIRTIO_STATUS_NEEDS_RESET;
     __atomic_store_n(&vdev->status, status | (old & VIRTIO_STATUS_NEEDS_RESET), __ATOMIC_SEQ_CST);
     if ((status ^ old) & VIRTIO_STATUS_DRIVER_OK)

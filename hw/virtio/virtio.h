@@ -54,6 +54,8 @@ typedef struct VirtioDeviceOps {
      * loop) or what is has been parked for the state table. */
     bool (*start)(VirtioDevice *vdev, GError **error);
     void (*stop)(VirtioDevice *vdev);
+    /* One queue is reset (2.6.1): forgets what is parked of it.  Stopped; may be absent. */
+    void (*reset_queue)(VirtioDevice *vdev, unsigned index);
     /* In-flight requests and other state that the tables cannot say go in the type's StateTable. */
 } VirtioDeviceOps;
 

@@ -272,6 +272,12 @@ bool virtq_layout_ok(const Virtqueue *vq, bool packed)
     return is_power_of_2(vq->size) && !(vq->desc % 16 || vq->driver % 2 || vq->device % 4);
 }
 
+/* A packed ring's counters are slots of it. */
+static bool slots_ok(const Virtqueue *vq, bool packed)
+{
+    return !packed || (vq->avail_idx < vq->size && vq->used_idx < vq->size);
+}
+
 static bool map_rings(Virtqueue *vq)
 {
     uint64_t driver_size = vq->packed ? 4 : 6 + 2 * vq->size;
@@ -303,9 +309,10 @@ bool virtq_start(Virtqueue *vq, AddressSpace *as)
     vq->as = as;
     vq->pushed = 0;
     vq->avail_seen = vq->avail_idx;
-    if (!virtq_layout_ok(vq, vq->packed)) {
-        virtio_break(vdev, "queue %u: size %u or alignment of its areas is wrong", vq->index,
-                     vq->size);
+    /* Checked when the queue was enabled, but the features may have been chosen after that. */
+    if (!virtq_layout_ok(vq, vq->packed) || !slots_ok(vq, vq->packed)) {
+        virtio_break(vdev, "queue %u: size %u, its place in the ring or the alignment of its areas "
+                     "is wrong", vq->index, vq->size);
         return false;
     }
     if (!map_rings(vq)) {
@@ -375,12 +382,15 @@ bool virtq_check(const Virtqueue *vq, GError **error)
 {
     bool packed = virtio_has_feature(vq->vdev, VIRTIO_F_RING_PACKED);
 
-    if (!vq->enabled)
+    /* One that was never used may have any layout: the guest learns of its mistake at the start. */
+    if (!vq->avail_idx && !vq->used_idx && !vq->in_use)
         return true;
+    if (!vq->enabled)
+        return fail(error, ERR_CORRUPT, "queue %u was used but is not enabled", vq->index);
     if (!virtq_layout_ok(vq, packed))
-        return fail(error, ERR_CORRUPT, "queue %u is enabled with a bad size or alignment",
+        return fail(error, ERR_CORRUPT, "queue %u was used with a bad size or alignment",
                     vq->index);
-    if (packed && (vq->avail_idx >= vq->size || vq->used_idx >= vq->size))
+    if (!slots_ok(vq, packed))
         return fail(error, ERR_CORRUPT, "queue %u: slots %u and %u of %u", vq->index,
                     vq->avail_idx, vq->used_idx, vq->size);
     return true;
@@ -416,6 +426,8 @@ bool virtq_load_chain(VirtqChain *chain, StateReader *r, GError **error)
         if (!state_get_u64(r, "gpa", UINT64_MAX, &chain->gpa[i], error) ||
             !state_get_u64(r, "len", UINT32_MAX, &len, error))
             return false;
+        if (!len)
+            return fail(error, ERR_CORRUPT, "a chain has a part of no bytes");
         chain->iov[i] = (struct iovec){ .iov_base = NULL, .iov_len = len };
         *(i < out_num ? &chain->out_bytes : &chain->in_bytes) += len;
     }

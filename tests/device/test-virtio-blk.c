@@ -92,8 +92,9 @@ static uint8_t request(Disk *d, uint32_t type, uint64_t sector, uint32_t bytes, 
         b[n++] = (TestBuffer){ d->data, bytes, write };
     b[n++] = (TestBuffer){ d->status, 1, true };
     uint32_t len = test_queue_do(d->q, b, n, indirect);
-    ck_assert_uint_eq(len, write ? bytes + 1 : 1);
-    return *(uint8_t *)guest_ptr(d->vm, d->status);
+    uint8_t status = *(uint8_t *)guest_ptr(d->vm, d->status);
+    ck_assert_uint_eq(len, !write || !bytes ? 1 : status == VIRTIO_BLK_S_OK ? bytes + 1 : 0);
+    return status;
 }
 
 #define ALL_FEATURES (~0ull & ~(1ull << VIRTIO_F_RING_PACKED))
@@ -677,6 +678,51 @@ START_TEST(reset_of_one_queue)
 }
 END_TEST
 
+/* Its index, far in a split ring, would be far outside of a packed one. */
+START_TEST(features_stay_until_a_reset)
+{
+    Disk d = disk_new(",packed=on,queue-size=16", ALL_FEATURES);
+
+    for (unsigned i = 0; i < 100; i++)
+        request(&d, VIRTIO_BLK_T_IN, 0, 512, false);
+    common_store(d.v, VIRTIO_PCI_COMMON_STATUS, 1, 3);
+    ck_assert_uint_eq(test_status(d.v), 15);
+    common_store(d.v, VIRTIO_PCI_COMMON_GFSELECT, 4, 1);
+    common_store(d.v, VIRTIO_PCI_COMMON_GF, 4, 1 | 1 << (VIRTIO_F_RING_PACKED - 32));
+    ck_assert_uint_eq(common_load(d.v, VIRTIO_PCI_COMMON_GF, 4) >> (VIRTIO_F_RING_PACKED - 32) & 1,
+                      0);
+    ck_assert_uint_eq(request(&d, VIRTIO_BLK_T_IN, 0, 512, false), VIRTIO_BLK_S_OK);
+    disk_free(&d);
+}
+END_TEST
+
+/* A queue enabled for one layout, features for the other: seen when it starts, and state that holds it
+ * loads. */
+START_TEST(layout_is_checked_at_the_start)
+{
+    Disk d = disk_new(",packed=on,num-queues=1", ~0ull);
+    g_autoptr(GByteArray) state = NULL;
+    GError *error = NULL;
+
+    common_store(d.v, VIRTIO_PCI_COMMON_STATUS, 1, 0);
+    common_store(d.v, VIRTIO_PCI_COMMON_STATUS, 1, 3);
+    common_store(d.v, VIRTIO_PCI_COMMON_GFSELECT, 4, 1);
+    common_store(d.v, VIRTIO_PCI_COMMON_GF, 4, 1 | 1 << (VIRTIO_F_RING_PACKED - 32));
+    common_store(d.v, VIRTIO_PCI_COMMON_Q_SELECT, 2, 0);
+    common_store(d.v, VIRTIO_PCI_COMMON_Q_SIZE, 2, 100);
+    common_store(d.v, VIRTIO_PCI_COMMON_Q_ENABLE, 2, 1);
+    common_store(d.v, VIRTIO_PCI_COMMON_GF, 4, 1);
+    common_store(d.v, VIRTIO_PCI_COMMON_STATUS, 1, 11);
+    state = g_byte_array_new();
+    tree_save_state(OBJECT(d.v->pci), state);
+    ck_assert_msg(tree_load_state(OBJECT(d.v->pci), state->data, state->len, &error), "%s",
+                  error ? error->message : "");
+    common_store(d.v, VIRTIO_PCI_COMMON_STATUS, 1, 15);
+    ck_assert(test_status(d.v) & VIRTIO_STATUS_NEEDS_RESET);
+    disk_free(&d);
+}
+END_TEST
+
 START_TEST(bus_master_off_stops_the_device)
 {
     Disk d = disk_new("", ALL_FEATURES);
@@ -894,6 +940,40 @@ START_TEST(rerror_stop_parks_requests)
 }
 END_TEST
 
+/* Whatever a stream says of parked requests, it is refused or does no harm. */
+START_TEST(damaged_parked_requests)
+{
+    Disk d = bad_disk(",rerror=stop");
+    GError *error = NULL;
+    unsigned refused = 0;
+
+    bad.error = EIO;
+    for (unsigned i = 0; i < 3; i++)
+        add_read(&d, false);
+    test_queue_kick(d.q, false);
+    ck_assert(test_wait(d.vm, was_asked_to_stop, d.vm));
+    machine_run_hooks(d.vm->m, false);
+    g_autoptr(GByteArray) state = save(&d);
+    bad.error = 0;
+    for (unsigned at = 0; at < state->len; at++) {
+        uint8_t good = state->data[at];
+
+        state->data[at] = good ? 0 : 0xff;
+        if (tree_load_state(OBJECT(d.v->pci), state->data, state->len, &error)) {
+            machine_run_hooks(d.vm->m, true);
+            test_settle(d.vm);
+            machine_run_hooks(d.vm->m, false);
+        } else {
+            refused++;
+            g_clear_error(&error);
+        }
+        state->data[at] = good;
+    }
+    ck_assert_uint_gt(refused, state->len / 2);
+    disk_free(&d);
+}
+END_TEST
+
 START_TEST(reset_forgets_parked_requests)
 {
     Disk d = bad_disk(",rerror=stop");
@@ -915,6 +995,27 @@ START_TEST(reset_forgets_parked_requests)
 }
 END_TEST
 
+START_TEST(queue_reset_forgets_parked_requests)
+{
+    Disk d = bad_disk(",rerror=stop");
+
+    bad.error = EIO;
+    for (unsigned i = 0; i < 3; i++)
+        add_read(&d, false);
+    test_queue_kick(d.q, false);
+    ck_assert(test_wait(d.vm, was_asked_to_stop, d.vm));
+    common_store(d.v, VIRTIO_PCI_COMMON_Q_SELECT, 2, 0);
+    common_store(d.v, VIRTIO_PCI_COMMON_Q_RESET, 2, 1);
+    test_settle(d.vm);
+    bad.error = 0;
+    d.q = test_queue_setup(d.v, 0, 32);
+    for (unsigned i = 0; i < 40; i++)
+        ck_assert_uint_eq(request(&d, VIRTIO_BLK_T_IN, 0, 512, false), VIRTIO_BLK_S_OK);
+    ck_assert_uint_eq(test_status(d.v), 15);
+    disk_free(&d);
+}
+END_TEST
+
 START_TEST(errors_are_reported_or_ignored)
 {
     Disk d = bad_disk(_i ? ",werror=ignore,rerror=ignore" : "");
@@ -923,8 +1024,8 @@ START_TEST(errors_are_reported_or_ignored)
     bad.error = EIO;
     memset(guest_ptr(d.vm, d.data), 0x44, 512);
     ck_assert_uint_eq(request(&d, VIRTIO_BLK_T_IN, 0, 512, false), status);
-    /* used.len says that the data was written: it must not be what was there before. */
-    ck_assert(_i || *(uint8_t *)guest_ptr(d.vm, d.data) == 0);
+    /* used.len is 0: none of the data was written. */
+    ck_assert_uint_eq(*(uint8_t *)guest_ptr(d.vm, d.data), 0x44);
     ck_assert_uint_eq(request(&d, VIRTIO_BLK_T_OUT, 0, 512, false), status);
     bad.error = 0;
     ck_assert_uint_eq(request(&d, VIRTIO_BLK_T_IN, 0, 512, false), VIRTIO_BLK_S_OK);
@@ -997,11 +1098,15 @@ static void add_tests(TCase *tc)
     tcase_add_test(tc, features_not_offered_are_refused);
     tcase_add_loop_test(tc, reset_with_requests_in_flight, 0, 4);
     tcase_add_test(tc, reset_of_one_queue);
+    tcase_add_test(tc, features_stay_until_a_reset);
+    tcase_add_test(tc, layout_is_checked_at_the_start);
     tcase_add_test(tc, bus_master_off_stops_the_device);
     tcase_add_loop_test(tc, state_moves_to_another_machine, 0, 2);
     tcase_add_test(tc, damaged_state_is_refused);
     tcase_add_loop_test(tc, rerror_stop_parks_requests, 0, 3);
+    tcase_add_test(tc, damaged_parked_requests);
     tcase_add_test(tc, reset_forgets_parked_requests);
+    tcase_add_test(tc, queue_reset_forgets_parked_requests);
     tcase_add_loop_test(tc, errors_are_reported_or_ignored, 0, 2);
     tcase_add_loop_test(tc, reset_waits_for_requests, 0, 2);
 }

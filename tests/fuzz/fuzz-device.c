@@ -119,7 +119,7 @@ static void boot(Fuzz *f, const Type *type)
     f->line = -1;
     if (strstr(type->name, "virtio"))
         choose(virtio_choices, bits, before, props);
-    if (strstr(type->name, "-transitional") && !(bits & 1) && bits & 64)
+    if (strstr(type->name, "pci-transitional") && !(bits & 1) && bits & 64)
         g_string_append(props, ",disable-modern=on");
     if (strstr(type->name, "virtio-rng"))
         choose(rng_choices, bits, before, props);
