@@ -119,6 +119,10 @@ int co_fn block_co_write(BlockUser *user, uint64_t offset, const struct iovec *i
 int co_fn block_co_zero(BlockUser *user, uint64_t offset, uint64_t bytes, unsigned flags);
 int co_fn block_co_discard(BlockUser *user, uint64_t offset, uint64_t bytes);
 int co_fn block_co_flush(BlockUser *user);
+/* The host itself copies, or lets two files share blocks.  -ENOTSUP where it cannot: then nothing, or a
+ * part from the start, is copied. */
+int co_fn block_co_copy_range(BlockUser *from, uint64_t from_offset, BlockUser *to,
+                              uint64_t to_offset, uint64_t bytes);
 
 /* Limits a device tells its driver. */
 typedef struct BlockLimits {

@@ -62,6 +62,9 @@ typedef struct BlockDriver {
                                                             /* absent or -ENOTSUP: zeroes are written */
     int co_fn (*co_discard)(BlockNode *node, uint64_t offset, uint64_t bytes);
                                                             /* absent: nothing happens */
+    /* Copies from the protocol node @from, in the host.  Absent or -ENOTSUP: by reading and writing. */
+    int co_fn (*co_copy_range)(BlockNode *node, uint64_t offset, BlockNode *from,
+                               uint64_t from_offset, uint64_t bytes);
     /* Data, zero or hole.  Absent: all data. */
     int co_fn (*co_map)(BlockNode *node, uint64_t offset, uint64_t bytes, BlockMap *map);
     int co_fn (*co_resize)(BlockNode *node, uint64_t bytes, GError **error);
@@ -133,6 +136,8 @@ int co_fn block_node_co_zero(BlockNode *node, uint64_t offset, uint64_t bytes, u
 int co_fn block_node_co_discard(BlockNode *node, uint64_t offset, uint64_t bytes);
 int co_fn block_node_co_resize(BlockNode *node, uint64_t bytes, GError **error);
 
+int co_fn block_node_co_copy_range(BlockNode *node, uint64_t offset, BlockNode *from,
+                                   uint64_t from_offset, uint64_t bytes);
 int co_fn block_node_co_map(BlockNode *node, uint64_t offset, uint64_t bytes, BlockMap *map);
 
 /* AIO engines: async reads and writes on a descriptor, in the current loop.  block/aio.h. */

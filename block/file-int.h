@@ -31,6 +31,8 @@ int co_fn file_co_flush(BlockNode *node);
 int co_fn file_co_zero(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags);
 int co_fn file_co_discard(BlockNode *node, uint64_t offset, uint64_t bytes);
 int co_fn file_co_map(BlockNode *node, uint64_t offset, uint64_t bytes, BlockMap *map);
+int co_fn file_co_copy_range(BlockNode *node, uint64_t offset, BlockNode *from,
+                             uint64_t from_offset, uint64_t bytes);
 int co_fn file_co_resize(BlockNode *node, uint64_t bytes, GError **error);
 
 /* file-create.c */

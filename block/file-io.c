@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <string.h>
 #include <sys/ioctl.h>
 
 int co_fn file_co_read(BlockNode *node, uint64_t offset, const struct iovec *iov, int iovcnt,
@@ -144,6 +145,44 @@ int co_fn file_co_map(BlockNode *node, uint64_t offset, uint64_t bytes, BlockMap
                        .flags = BLOCK_MAP_OFFSET_VALID | BLOCK_MAP_ALLOCATED |
                                 (is_hole ? BLOCK_MAP_ZERO : BLOCK_MAP_DATA) };
     return 0;
+}
+
+/* Copying in the host. */
+
+typedef struct CopyCall {
+    int from, to;
+    loff_t from_offset, to_offset;
+    uint64_t bytes;
+} CopyCall;
+
+static int do_copy_range(void *arg)
+{
+    CopyCall *call = arg;
+
+    while (call->bytes) {
+        ssize_t n = copy_file_range(call->from, &call->from_offset, call->to, &call->to_offset,
+                                    MIN(call->bytes, SSIZE_MAX), 0);
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return n && errno != EXDEV && errno != EINVAL && !is_missing(errno) ? -errno : -ENOTSUP;
+        call->bytes -= n;
+    }
+    return 0;
+}
+
+int co_fn file_co_copy_range(BlockNode *node, uint64_t offset, BlockNode *from,
+                             uint64_t from_offset, uint64_t bytes)
+{
+    FileNode *file = block_node_state(node), *other = block_node_state(from);
+    CopyCall call = { .to = file->aio.fd, .from_offset = from_offset, .to_offset = offset,
+                      .bytes = bytes };
+
+    if (strcmp(block_node_driver(from), "file") || !file->is_regular)
+        return -ENOTSUP;
+    call.from = other->aio.fd;
+    return co_worker_call(do_copy_range, &call);
 }
 
 /* Resize. */

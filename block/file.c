@@ -363,6 +363,7 @@ static void file_probe_sizes(const BlockNode *node, BlockSizes *sizes)
         .limits = file_limits,                                                                     \
         .co_read = file_co_read, .co_write = file_co_write, .co_flush = file_co_flush,             \
         .co_zero = file_co_zero, .co_discard = file_co_discard, .co_map = file_co_map,             \
+        .co_copy_range = file_co_copy_range,                                                       \
         .co_resize = file_co_resize, .set_perm = file_set_perm,                                    \
         .allocated_size = file_allocated_size, .describe = file_describe, .stats = file_stats,     \
         .probe_sizes = file_probe_sizes, .image = image_,                                          \

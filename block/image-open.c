@@ -41,6 +41,13 @@ typedef struct ImageOpen {
     BlockNode *node;
 } ImageOpen;
 
+static bool takes_backing(const char *format)
+{
+    const BlockDriver *driver = block_driver_find(format);
+
+    return driver && driver->options && g_strv_contains(driver->options, "backing");
+}
+
 /* Takes @top over member by member. */
 static BlockNode *co_fn open_stack(const ImageOpen *open, json_object *protocol, json_object *top)
 {
@@ -58,6 +65,11 @@ static BlockNode *co_fn open_stack(const ImageOpen *open, json_object *protocol,
     if (!format)
         format = block_node_probe_format(file, open->error);
     if (format) {
+        json_object *backing;
+
+        if (json_object_object_get_ex(top, "backing", &backing) && !backing &&
+            !takes_backing(format))
+            json_object_object_del(top, "backing");
         put_str(top, "driver", format);
         put_str(top, "file", file->name);
         node = block_node_open_with(open->graph, top, NULL, open->error);
@@ -103,5 +115,22 @@ BlockNode *block_image_open(BlockGraph *graph, const char *filename, const char 
                        .options = options, .error = error };
 
     co_run_sync(open_run, &open);
+    return open.node;
+}
+
+static void co_fn open_as_run(void *opaque)
+{
+    ImageOpen *open = opaque;
+
+    block_graph_begin(open->graph);
+    open->node = block_node_open_with(open->graph, open->options, NULL, open->error);
+    block_graph_end(open->graph);
+}
+
+BlockNode *block_image_open_as(BlockGraph *graph, json_object *options, GError **error)
+{
+    ImageOpen open = { .graph = graph, .options = options, .error = error };
+
+    co_run_sync(open_as_run, &open);
     return open.node;
 }

@@ -112,13 +112,15 @@ int co_fn block_co_create(BlockGraph *graph, json_object *options, GError **erro
 int co_fn block_co_preallocate(BlockNode *node, uint64_t offset, uint64_t bytes, BlockPrealloc how,
                                GError **error);
 /* Opens an image by its name; @format: NULL: looked for in its first bytes.  @options: further members
- * for the format's node ("read-only", "cache", …); may be NULL.  The caller owns a reference
- * (block_node_put).  Waits. */
+ * for the format's node ("read-only", "cache", …; "backing": null, which is left out where the format
+ * has no backing files); may be NULL.  The caller owns a reference (block_node_put).  Waits. */
 BlockNode *block_image_open(BlockGraph *graph, const char *filename, const char *format,
                             json_object *options, GError **error);
 /* The same with the protocol's node given by its options, as block_filename_options makes them. */
 BlockNode *block_image_open_on(BlockGraph *graph, json_object *protocol, const char *format,
                                json_object *options, GError **error);
+/* The same by the options of its node, which needs no name of its own. */
+BlockNode *block_image_open_as(BlockGraph *graph, json_object *options, GError **error);
 void block_node_put(BlockNode *node);      /* NULL is fine; waits */
 /* The format by the first bytes; fails for one that is not in this build. */
 const char *co_fn block_node_probe_format(BlockNode *file, GError **error);

@@ -532,6 +532,24 @@ int co_fn block_node_co_flush(BlockNode *node)
     return ret;
 }
 
+/* Copying in the host. */
+
+int co_fn block_node_co_copy_range(BlockNode *node, uint64_t offset, BlockNode *from,
+                                   uint64_t from_offset, uint64_t bytes)
+{
+    int ret;
+
+    if (node->config.read_only)
+        return -EPERM;
+    if (!in_bounds(node, offset, bytes) || !in_bounds(from, from_offset, bytes))
+        return -EIO;
+    if (!node->driver->co_copy_range || (offset | from_offset | bytes) & node->align_mask)
+        return -ENOTSUP;
+    ret = node->driver->co_copy_range(node, offset, from, from_offset, bytes);
+    wrote(node, block_node_cell(node), offset, bytes, ret);
+    return ret;
+}
+
 /* Map and resize. */
 
 int co_fn block_node_co_map(BlockNode *node, uint64_t offset, uint64_t bytes, BlockMap *map)

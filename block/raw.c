@@ -111,6 +111,14 @@ static int co_fn raw_co_map(BlockNode *node, uint64_t offset, uint64_t bytes, Bl
     return block_node_co_map(raw->file, raw->offset + offset, bytes, map);
 }
 
+static int co_fn raw_co_copy_range(BlockNode *node, uint64_t offset, BlockNode *from,
+                                   uint64_t from_offset, uint64_t bytes)
+{
+    Raw *raw = block_node_state(node);
+
+    return block_node_co_copy_range(raw->file, raw->offset + offset, from, from_offset, bytes);
+}
+
 static int co_fn raw_co_resize(BlockNode *node, uint64_t bytes, GError **error)
 {
     Raw *raw = block_node_state(node);
@@ -207,6 +215,7 @@ static const BlockDriver raw_driver = {
     .co_zero = raw_co_zero,
     .co_discard = raw_co_discard,
     .co_map = raw_co_map,
+    .co_copy_range = raw_co_copy_range,
     .co_resize = raw_co_resize,
     .child_changed = raw_child_changed,
     .image = &raw_image_verbs,

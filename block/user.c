@@ -275,6 +275,43 @@ int co_fn block_co_flush(BlockUser *user)
     return finish(cell, BLOCK_ACCT_FLUSH, 0, start_ns, ret);
 }
 
+/* Piece by piece: where the source says that its bytes are, as they are, in a protocol's node. */
+static int co_fn copy_pieces(BlockUser *from, uint64_t from_offset, BlockUser *to,
+                             uint64_t to_offset, uint64_t bytes)
+{
+    const unsigned wanted = BLOCK_MAP_DATA | BLOCK_MAP_OFFSET_VALID;
+    BlockMap map;
+    int ret = 0;
+
+    for (uint64_t done = 0; ret == 0 && done < bytes; done += map.bytes) {
+        ret = block_node_co_map(from->node, from_offset + done, bytes - done, &map);
+        if (ret == 0 && ((map.flags & wanted) != wanted || !map.host_node ||
+                         !map.host_node->driver->is_protocol))
+            ret = -ENOTSUP;
+        if (ret == 0)
+            ret = block_node_co_copy_range(to->node, to_offset + done, map.host_node,
+                                           map.host_offset, map.bytes);
+    }
+    return ret;
+}
+
+int co_fn block_co_copy_range(BlockUser *from, uint64_t from_offset, BlockUser *to,
+                              uint64_t to_offset, uint64_t bytes)
+{
+    BlockUserCell *from_cell = enter(from), *cell = enter(to);
+    int64_t start_ns = loop_clock_ns();
+    int ret;
+
+    if (!may_write(to))
+        ret = -EPERM;
+    else if (past_end(to, to_offset, bytes))
+        ret = -EIO;
+    else
+        ret = copy_pieces(from, from_offset, to, to_offset, bytes);
+    leave(from_cell);
+    return finish(cell, BLOCK_ACCT_WRITE, bytes, start_ns, ret);
+}
+
 /* Statistics. */
 
 BlockStats block_user_stats(const BlockUser *user)
