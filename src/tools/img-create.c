@@ -1,0 +1,359 @@
+/* create, resize and amend. */
+#include <errno.h>
+#include <string.h>
+#include "src/tools/img.h"
+
+json_object *img_create_words(const Img *img, bool *ret_help, GError **error)
+{
+    g_autofree char *text = img_values(img, 'o');
+
+    *ret_help = text && (!strcmp(text, "help") || !strcmp(text, "?") ||
+                         g_str_has_suffix(text, ",help") || g_str_has_suffix(text, ",?"));
+    if (*ret_help)
+        return NULL;
+    return text ? options_parse(text, NULL, error) : json_object_new_object();
+}
+
+static void put_str(json_object *options, const char *key, const char *value)
+{
+    if (value)
+        json_object_object_add(options, key, json_object_new_string(value));
+}
+
+static const BlockCreateOption *find_option(const BlockDriver *driver, const char *name)
+{
+    const BlockCreateOption *o = driver && driver->image ? driver->image->create_options : NULL;
+
+    for (; o && o->name; o++)
+        if (!strcmp(o->name, name))
+            return o;
+    return NULL;
+}
+
+/* create */
+
+/* "fmt=qcow2 size=1024 …": what was said, and what else the format takes by itself. */
+static void print_formatting(const Img *img, const char *filename, const BlockDriver *driver,
+                             json_object *words)
+{
+    const BlockCreateOption *o = driver->image ? driver->image->create_options : NULL;
+    g_autoptr(json_object) rest = NULL;
+
+    json_object_deep_copy(words, &rest, NULL);
+    img_print(img, "Formatting '%s', fmt=%s", filename, driver->name);
+    for (; o && o->name; o++) {
+        json_object *value;
+
+        if (json_object_object_get_ex(words, o->name, &value))
+            img_print(img, " %s=%s", o->name, json_object_get_string(value));
+        else if (o->fallback)
+            img_print(img, " %s=%s", o->name, o->fallback);
+        json_object_object_del(rest, o->name);
+    }
+    json_object_object_foreach(rest, key, value)
+        img_print(img, " %s=%s", key, json_object_get_string(value));
+    img_print(img, "\n");
+}
+
+/* The size of the backing file, which must be there unless -u is given. */
+static bool look_at_backing(Img *img, const char *filename, const char *backing, const char *format,
+                            uint64_t *size, GError **error)
+{
+    g_autofree char *path = block_filename_resolve(backing, filename);
+    ImgOpen how = { .name = path, .format = format, .flags = IMG_FORCE_SHARE };
+    ImgImage image;
+
+    if (!strcmp(path, filename))
+        return fail(error, ERR_INVALID_PARAMETER, "Error: Trying to create an image with the same "
+                                                  "filename as the backing file");
+    if (!img_has(img, 'u')) {
+        if (!img_open(img, &how, &image, error))
+            return error_hint(error, "Could not open backing image.");
+        if (*size == UINT64_MAX)
+            *size = block_node_size(image.node);
+        if (!format) {
+            fail(error, ERR_MISSING_PARAMETER, "Backing file specified without backing format");
+            error_hint(error, "Detected format of %s.", block_node_driver(image.node));
+        }
+        img_close(&image);
+        return format != NULL;
+    }
+    return format || fail(error, ERR_MISSING_PARAMETER,
+                          "Backing file specified without backing format");
+}
+
+static bool check_backing(Img *img, const BlockDriver *driver, const char *filename,
+                          json_object *words, uint64_t *size, GError **error)
+{
+    const char *backing = NULL, *format = NULL;
+
+    if (!options_get_str(words, "backing_file", &backing, error) ||
+        !options_get_str(words, "backing_fmt", &format, error))
+        return false;
+    if (backing && !find_option(driver, "backing_file"))
+        return fail(error, ERR_UNSUPPORTED, "Backing file not supported for file format '%s'",
+                    driver->name);
+    if (format && !block_driver_find(format))
+        return fail(error, ERR_INVALID_PARAMETER, "Unknown backing file format '%s'", format);
+    if (backing && !look_at_backing(img, filename, backing, format, size, error))
+        return false;
+    return *size != UINT64_MAX ||
+           fail(error, ERR_MISSING_PARAMETER, "Image creation needs a size parameter");
+}
+
+static bool create_image(Img *img, const BlockDriver *driver, json_object *words, GError **error)
+{
+    const char *filename = img->operands[0];
+    uint64_t size = UINT64_MAX;
+
+    put_str(words, "backing_file", img_value(img, 'b'));
+    put_str(words, "backing_fmt", img_value(img, 'F'));
+    if (img->n_operands > 1 ? !img_parse_size(img->operands[1], "Image size", &size, error)
+                            : !options_get_size(words, "size", &size, error))
+        return false;
+    if (!check_backing(img, driver, filename, words, &size, error))
+        return false;
+    json_object_object_add(words, "size", json_object_new_uint64(size));
+    print_formatting(img, filename, driver, words);
+    return block_image_create(img->graph, driver->name, filename, words, error);
+}
+
+static int run_create(Img *img, GError **error)
+{
+    const char *format = img_value(img, 'f') ?: "raw";
+    const BlockDriver *driver = block_driver_find(format);
+    g_autoptr(json_object) words = NULL;
+    bool help;
+
+    if (!driver) {
+        block_driver_get(format, error);
+        return error_prefix(error, "%s: ", img->operands[0]), 1;
+    }
+    words = img_create_words(img, &help, error);
+    if (help)
+        img_print_create_options("Supported options", format, img->operands[0], false);
+    if (!words)
+        return !help;
+    if (create_image(img, driver, words, error))
+        return 0;
+    error_prefix(error, "%s: ", img->operands[0]);
+    return 1;
+}
+
+static const ImgOption create_options[] = {
+    IMG_COMMON,
+    { 'f', "format", "FMT", "the new image's format; raw without it" },
+    { 'b', "backing", "FILE", "the backing file, whose content shows where the image has none" },
+    { 'F', "backing-format", "FMT", "the backing file's format; to be said with -b" },
+    { 'B', NULL, "FMT", "another way to say -F" },
+    { 'u', "backing-unsafe", NULL, "do not open the backing file; a size is needed then" },
+    { 'o', "options", "OPTIONS", "options of the format; -o help lists them" },
+    { 0 }
+};
+const ImgCommand img_create = {
+    .name = "create", .operands = "FILENAME [SIZE]", .help = "Make a new image",
+    .run = run_create, .options = create_options, .min = 1, .max = 2,
+};
+
+/* resize */
+
+typedef struct Resize {
+    ImgImage image;
+    uint64_t from, to;
+    BlockPrealloc how;
+    GError **error;
+    int ret;
+} Resize;
+
+static void co_fn preallocate(void *opaque)
+{
+    Resize *r = opaque;
+
+    r->ret = block_co_preallocate(r->image.node, r->from, r->to - r->from, r->how, r->error);
+}
+
+/* "+10M", "-10M", or a size. */
+static bool new_size(const char *text, uint64_t now, uint64_t *ret, GError **error)
+{
+    char sign = *text == '+' || *text == '-' ? *text++ : 0;
+    uint64_t size;
+
+    if (!img_parse_size(text, "Image size", &size, error))
+        return false;
+    if (sign == '-' && size > now)
+        return fail(error, ERR_INVALID_PARAMETER, "New image size must be positive");
+    if (sign == '+' && size > INT64_MAX - now)
+        return fail(error, ERR_LIMIT, "Image size must be less than 8 EiB");
+    *ret = sign == '+' ? now + size : sign == '-' ? now - size : size;
+    return *ret > 0 || fail(error, ERR_INVALID_PARAMETER, "New image size must be positive");
+}
+
+static bool may_shrink(const Img *img, const Resize *r, GError **error)
+{
+    if (r->to >= r->from)
+        return true;
+    if (r->how != BLOCK_PREALLOC_OFF)
+        return fail(error, ERR_INVALID_PARAMETER, "Preallocation can only be used for growing images");
+    if (img_has(img, IMG_SHRINK))
+        return true;
+    warn_report("Shrinking an image will delete all data beyond the shrunken image's end. Before "
+                "performing such an operation, make sure there is no important data there.");
+    return fail(error, ERR_INVALID_PARAMETER,
+                "Use the --shrink option to perform a shrink operation.");
+}
+
+static bool resize_image(Img *img, Resize *r, const char *size, GError **error)
+{
+    int64_t now = block_node_size(r->image.node);
+    BlockNode *node = r->image.node;
+
+    r->from = MAX(now, 0);
+    if (!new_size(size, r->from, &r->to, error) || !may_shrink(img, r, error))
+        return false;
+    block_user_free(r->image.user);        /* resizing has a user of its own */
+    r->image.user = NULL;
+    if (!block_node_resize(node, r->to, error))
+        return false;
+    if (r->how == BLOCK_PREALLOC_OFF || r->to <= r->from)
+        return true;
+    r->image.user = block_user_new(node, "preallocation", BLOCK_PERM_READ | BLOCK_PERM_WRITE |
+                                   BLOCK_PERM_RESIZE, BLOCK_PERM_READ, error);
+    if (!r->image.user)
+        return false;
+    co_run_sync(preallocate, r);
+    return r->ret == 0;
+}
+
+static bool parse_preallocation(const Img *img, BlockPrealloc *ret, GError **error)
+{
+    const char *word = img_value(img, IMG_PREALLOCATION);
+
+    for (unsigned i = 0; word && block_prealloc_words[i]; i++) {
+        if (!strcmp(word, block_prealloc_words[i])) {
+            *ret = i;
+            return true;
+        }
+    }
+    return !word || fail(error, ERR_INVALID_PARAMETER, "Invalid preallocation mode '%s'", word);
+}
+
+static int run_resize(Img *img, GError **error)
+{
+    Resize r = { .error = error };
+    bool ok;
+
+    if (!parse_preallocation(img, &r.how, error) ||
+        !img_open_given(img, img->operands[0], IMG_WRITE | IMG_RESIZE, &r.image, error))
+        return 1;
+    ok = resize_image(img, &r, img->n_operands > 1 ? img->operands[1] : "", error);
+    if (ok && r.image.user)
+        ok = img_finish(&r.image, error);
+    img_close(&r.image);
+    if (ok)
+        img_print(img, "Image resized.\n");
+    return !ok;
+}
+
+static const ImgOption resize_options[] = {
+    IMG_COMMON, IMG_SOURCE,
+    { IMG_PREALLOCATION, "preallocation", "MODE",
+      "off, metadata, falloc or full: space for the new part" },
+    { IMG_SHRINK, "shrink", NULL, "yes, the image is to become smaller" },
+    { 0 }
+};
+const ImgCommand img_resize = {
+    .name = "resize", .operands = "FILENAME [+|-]SIZE", .help = "Change the size of an image's disk",
+    .run = run_resize, .options = resize_options, .min = 2, .max = 2, .size_last = true,
+};
+
+/* amend */
+
+typedef struct Amend {
+    ImgImage image;
+    json_object *options;
+    bool force;
+    GError **error;
+    int ret;
+} Amend;
+
+static void co_fn amend(void *opaque)
+{
+    Amend *a = opaque;
+
+    a->ret = block_co_amend(a->image.node, a->options, a->force, a->error);
+}
+
+static bool check_amendable(const BlockDriver *driver, json_object *words, GError **error)
+{
+    json_object_object_foreach(words, key, value)
+    {
+        const BlockCreateOption *o = find_option(driver, key);
+
+        /* A name with dots is nested, and checked by the driver. */
+        if (json_object_is_type(value, json_type_object))
+            continue;
+        if (!o)
+            return fail(error, ERR_UNKNOWN_PARAMETER, "Invalid parameter '%s'", key);
+        if (!o->amendable)
+            return fail(error, ERR_UNSUPPORTED, "Changing '%s' of an image is not supported", key);
+    }
+    return true;
+}
+
+static bool amend_image(Img *img, Amend *a, json_object *words, GError **error)
+{
+    const char *format = block_node_driver(a->image.node);
+    const BlockDriver *driver = block_driver_find(format);
+
+    if (!driver->image || !driver->image->co_amend)
+        return fail(error, ERR_UNSUPPORTED, "Format driver '%s' does not support option amendment",
+                    format);
+    if (!check_amendable(driver, words, error))
+        return false;
+    a->options = block_create_options_parse(format, words, error);
+    if (!a->options)
+        return false;
+    img_progress_begin(img, 1);
+    co_run_sync(amend, a);
+    json_object_put(a->options);
+    if (a->ret == 0)
+        img_progress_end(img);
+    return a->ret == 0;
+}
+
+static int run_amend(Img *img, GError **error)
+{
+    Amend a = { .force = img_has(img, IMG_FORCE), .error = error };
+    g_autoptr(json_object) words = NULL;
+    bool help, ok;
+
+    words = img_create_words(img, &help, error);
+    if (help && img_value(img, 'f')) {
+        g_autofree char *title = g_strdup_printf("Amend options for '%s'", img_value(img, 'f'));
+
+        img_print_create_options(title, img_value(img, 'f'), "", true);
+        return 0;
+    }
+    if (!words)
+        return help ? img_usage(error, "-o help needs -f") : 1;
+    if (!img_has(img, 'o'))
+        return img_usage(error, "Must specify options (-o)");
+    if (!img->n_operands)
+        return img_usage(error, "Expecting one image file name");
+    if (!img_open_given(img, img->operands[0], IMG_WRITE | IMG_RESIZE, &a.image, error))
+        return 1;
+    ok = amend_image(img, &a, words, error) && img_finish(&a.image, error);
+    img_close(&a.image);
+    return !ok;
+}
+
+static const ImgOption amend_options[] = {
+    IMG_COMMON, IMG_SOURCE, IMG_CACHE, IMG_PROGRESS,
+    { 'o', "options", "OPTIONS", "what is to change; -o help with -f lists what a format takes" },
+    { IMG_FORCE, "force", NULL, "allow what may lose data: the last key slot, for instance" },
+    { 0 }
+};
+const ImgCommand img_amend = {
+    .name = "amend", .operands = "FILENAME", .help = "Change an image's options",
+    .run = run_amend, .options = amend_options, .min = 0, .max = 1,
+};

@@ -1,0 +1,283 @@
+/* How the commands open images. */
+#include <errno.h>
+#include <string.h>
+#include "src/tools/img.h"
+
+static const char *const cache_words[] = { "none", "off", "writeback", "writethrough", "directsync",
+                                           "unsafe", NULL };
+enum { CACHE_NONE, CACHE_OFF, CACHE_WRITEBACK, CACHE_WRITETHROUGH, CACHE_DIRECTSYNC, CACHE_UNSAFE };
+
+static void put_bool(json_object *options, const char *key, bool value)
+{
+    json_object_object_add(options, key, json_object_new_boolean(value));
+}
+
+static bool parse_cache(const ImgOpen *how, int *mode, GError **error)
+{
+    *mode = CACHE_WRITEBACK;
+    for (unsigned i = 0; how->cache && cache_words[i]; i++) {
+        if (!strcmp(cache_words[i], how->cache)) {
+            *mode = i;
+            return true;
+        }
+    }
+    if (!how->cache)
+        return true;
+    return fail(error, ERR_INVALID_PARAMETER, "Invalid %scache option: %s",
+                how->flags & IMG_WRITE ? "" : "source ", how->cache);
+}
+
+/* What every node takes, unless the user's own options say it. */
+static void put_common(json_object *options, const ImgOpen *how, int mode)
+{
+    bool read_only = !(how->flags & IMG_WRITE);
+    json_object *cache;
+
+    if (!json_object_object_get_ex(options, "cache", NULL)) {
+        cache = json_object_new_object();
+        put_bool(cache, "direct", mode == CACHE_NONE || mode == CACHE_OFF || mode == CACHE_DIRECTSYNC);
+        put_bool(cache, "no-flush", mode == CACHE_UNSAFE);
+        json_object_object_add(options, "cache", cache);
+    }
+    if (!json_object_object_get_ex(options, "read-only", NULL))
+        put_bool(options, "read-only", read_only);
+    if (how->flags & IMG_FORCE_SHARE)
+        put_bool(options, "force-share", true);
+    if (!json_object_object_get_ex(options, "discard", NULL))
+        json_object_object_add(options, "discard", json_object_new_string("unmap"));
+    if (how->flags & IMG_NO_BACKING && !json_object_object_get_ex(options, "backing", NULL))
+        json_object_object_add(options, "backing", NULL);
+}
+
+/* The options of a format's node, where file.filename= or filename= without a driver names a file. */
+
+typedef struct Opening {
+    Img *img;
+    const ImgOpen *how;
+    json_object *options;
+    GError **error;
+    BlockNode *node;
+} Opening;
+
+static json_object *co_fn protocol_of(json_object *file, GError **error)
+{
+    json_object *name, *options;
+
+    if (!json_object_is_type(file, json_type_object))
+        return block_filename_options(json_object_get_string(file), NULL, error);
+    if (json_object_object_get_ex(file, "driver", NULL) ||
+        !json_object_object_get_ex(file, "filename", &name))
+        return json_object_get(file);
+    options = block_filename_options(json_object_get_string(name), NULL, error);
+    if (!options)
+        return NULL;
+    json_object_object_foreach(file, key, value)
+    {
+        if (strcmp(key, "filename"))
+            json_object_object_add(options, key, json_object_get(value));
+    }
+    return options;
+}
+
+static void put_aio(json_object *protocol, const char *aio)
+{
+    json_object *driver;
+
+    if (aio && json_object_object_get_ex(protocol, "driver", &driver) &&
+        (!strcmp(json_object_get_string(driver), "file") ||
+         !strcmp(json_object_get_string(driver), "host_device")))
+        json_object_object_add(protocol, "aio", json_object_new_string(aio));
+}
+
+/* A protocol's node alone, or a format whose children have other names. */
+static BlockNode *open_as_said(Opening *open, json_object *driver, json_object *name)
+{
+    if (name)
+        json_object_object_add(open->options, "filename", json_object_get(name));
+    json_object_object_add(open->options, "driver", json_object_get(driver));
+    json_object_object_del(open->options, "backing");
+    put_aio(open->options, open->how->aio);
+    return block_image_open_as(open->img->graph, open->options, open->error);
+}
+
+static void co_fn open_options(void *opaque)
+{
+    Opening *open = opaque;
+    json_object *top = open->options;
+    g_autoptr(json_object) file = options_take(top, "file"), driver = options_take(top, "driver");
+    g_autoptr(json_object) name = file ? NULL : options_take(top, "filename"), protocol = NULL;
+    const char *format = driver ? json_object_get_string(driver) : NULL;
+    const BlockDriver *known = format ? block_driver_get(format, open->error) : NULL;
+
+    if (format && !known)
+        return;
+    if (known && !file && (known->is_protocol || !name)) {
+        open->node = open_as_said(open, driver, name);
+        return;
+    }
+    if (!file && !name) {
+        fail(open->error, ERR_MISSING_PARAMETER, "--image-opts needs a driver or a file");
+        return;
+    }
+    protocol = protocol_of(file ? file : name, open->error);
+    if (!protocol)
+        return;
+    put_aio(protocol, open->how->aio);
+    open->node = block_image_open_on(open->img->graph, protocol, format, top, open->error);
+}
+
+static json_object *options_of(const ImgOpen *how, GError **error)
+{
+    json_object *options = NULL;
+
+    if (how->flags & IMG_IS_OPTIONS) {
+        if (!how->format)
+            return options_parse(how->name, NULL, error);
+        img_usage(error, "--image-opts and --format are mutually exclusive");
+        return NULL;
+    }
+    if (how->more)
+        json_object_deep_copy(how->more, &options, NULL);
+    else
+        options = json_object_new_object();
+    if (how->format)
+        json_object_object_add(options, "driver", json_object_new_string(how->format));
+    json_object_object_add(options, "file", json_object_new_string(how->name));
+    return options;
+}
+
+static BlockNode *open_node(Img *img, const ImgOpen *how, int mode, GError **error)
+{
+    g_autoptr(json_object) options = options_of(how, error);
+    Opening open = { .img = img, .how = how, .options = options, .error = error };
+
+    if (!options)
+        return NULL;
+    put_common(options, how, mode);
+    co_run_sync(open_options, &open);
+    return open.node;
+}
+
+/* Guessing is dangerous where the guest wrote the first bytes itself. */
+static void warn_of_guess(const ImgOpen *how, const ImgImage *image)
+{
+    if (how->format || how->flags & IMG_IS_OPTIONS || !(how->flags & IMG_WRITE) ||
+        strcmp(block_node_driver(image->node), "raw"))
+        return;
+    warn_report("'%s' is taken for a raw image: no format was given.  A guest could have written "
+                "another format's header there; -f raw says that it is raw", how->name);
+}
+
+bool img_open(Img *img, const ImgOpen *how, ImgImage *image, GError **error)
+{
+    unsigned perm = BLOCK_PERM_READ, shared = BLOCK_PERM_ALL;
+    g_autofree char *who = g_strdup_printf("vireo-img %s", img->command->name);
+    int mode;
+
+    *image = (ImgImage){ 0 };
+    if (!parse_cache(how, &mode, error))
+        return false;
+    image->node = open_node(img, how, mode, error);
+    if (!image->node)
+        return error_prefix(error, "Could not open '%s': ", how->name);
+    if (how->flags & IMG_WRITE)
+        perm |= BLOCK_PERM_WRITE;
+    if (how->flags & IMG_RESIZE)
+        perm |= BLOCK_PERM_RESIZE;
+    if (!(how->flags & (IMG_FORCE_SHARE | IMG_SHARE_WRITES)))
+        shared &= ~(BLOCK_PERM_WRITE | BLOCK_PERM_RESIZE);
+    warn_of_guess(how, image);
+    image->user = block_user_new(image->node, who, perm, shared, error);
+    if (!image->user) {
+        img_close(image);
+        return error_prefix(error, "Could not open '%s': ", how->name);
+    }
+    if (mode == CACHE_WRITETHROUGH || mode == CACHE_DIRECTSYNC)
+        block_user_set_write_cache(image->user, false);
+    return true;
+}
+
+bool img_open_given(Img *img, const char *name, unsigned flags, ImgImage *image, GError **error)
+{
+    ImgOpen how = { .name = name, .format = img_value(img, 'f'), .flags = flags,
+                    .cache = img_value(img, flags & IMG_WRITE ? 't' : 'T') };
+
+    if (img_has(img, IMG_IMAGE_OPTS))
+        how.flags |= IMG_IS_OPTIONS;
+    if (img_has(img, 'U'))
+        how.flags |= IMG_FORCE_SHARE;
+    return img_open(img, &how, image, error);
+}
+
+void img_close(ImgImage *image)
+{
+    block_user_free(image->user);
+    block_node_put(image->node);
+    *image = (ImgImage){ 0 };
+}
+
+typedef struct Flush {
+    BlockUser *user;
+    int ret;
+} Flush;
+
+static void co_fn run_flush(void *opaque)
+{
+    Flush *flush = opaque;
+
+    flush->ret = block_co_flush(flush->user);
+}
+
+bool img_flush(ImgImage *image, GError **error)
+{
+    Flush flush = { image->user, 0 };
+
+    if (image->user && !block_node_read_only(image->node))
+        co_run_sync(run_flush, &flush);
+    return flush.ret == 0 || fail_errno(error, -flush.ret, "Could not flush '%s'",
+                                        block_node_filename(image->node));
+}
+
+bool img_finish(ImgImage *image, GError **error)
+{
+    bool ok = img_flush(image, error);
+
+    img_close(image);
+    return ok;
+}
+
+/* Internal snapshots. */
+
+typedef struct SnapshotLoad {
+    ImgImage *image;
+    const char *name;
+    GError **error;
+    int ret;
+} SnapshotLoad;
+
+static void co_fn run_load(void *opaque)
+{
+    SnapshotLoad *load = opaque;
+
+    load->ret = block_co_snapshot_load(load->image->node, load->name, load->error);
+}
+
+bool img_load_snapshot(ImgImage *image, const char *param, GError **error)
+{
+    SnapshotLoad load = { image, param, error, 0 };
+    g_autoptr(json_object) options = NULL, inner = NULL;
+    const char *id = NULL, *name = NULL;
+
+    if (g_str_has_prefix(param, "snapshot.")) {
+        options = options_parse(param, NULL, error);
+        inner = options ? options_take(options, "snapshot") : NULL;
+        if (!inner || !options_get_str(inner, "id", &id, error) ||
+            !options_get_str(inner, "name", &name, error))
+            return error_prefix(error, "-l: ");
+        load.name = id ? id : name;
+    }
+    if (!load.name)
+        return fail(error, ERR_MISSING_PARAMETER, "-l: a snapshot's id or name is needed");
+    co_run_sync(run_load, &load);
+    return load.ret == 0 || error_prefix(error, "Failed to load snapshot: ");
+}
