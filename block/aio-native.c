@@ -61,6 +61,8 @@ static long submit_some(Native *native)
         pop(native);
         native->in_flight++;
     }
+    if (accepted > 0)
+        loop_count_io(native->submit.loop, (int)accepted);
     return accepted;
 }
 
@@ -90,6 +92,7 @@ static void completed(void *opaque, unsigned events)
         n = io_getevents(native->context, 0, G_N_ELEMENTS(done), done, NULL);
         for (int i = 0; i < n; i++) {
             native->in_flight--;
+            loop_count_io(native->submit.loop, -1);
             finish((NativeRequest *)done[i].obj, (int64_t)done[i].res);
         }
     } while (n == G_N_ELEMENTS(done));

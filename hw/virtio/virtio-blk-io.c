@@ -344,11 +344,12 @@ void virtio_blk_kick(VirtioDevice *vdev, Virtqueue *vq)
     BlkQueue *q = &VIRTIO_BLK(vdev)->queues[virtq_index(vq)];
     unsigned budget = MIN(virtq_size(vq), TURN_REQUESTS);
 
+    virtq_flush(vq); /* what is finished goes out before more comes in */
     do {
         virtq_set_notification(vq, false);
         budget = take_requests(q, budget);
         if (!budget) {
-            virtio_kick(vdev, virtq_index(vq));
+            virtq_again(vq);
             return;
         }
     } while (!virtq_set_notification(vq, true));

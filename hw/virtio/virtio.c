@@ -91,6 +91,18 @@ static void kick_ready(void *opaque, unsigned events)
     vq->handler(vq->vdev, vq);
 }
 
+static void handle_again(void *opaque)
+{
+    Virtqueue *vq = opaque;
+
+    vq->handler(vq->vdev, vq);
+}
+
+void virtq_again(Virtqueue *vq)
+{
+    loop_bh_schedule(&vq->again_bh);
+}
+
 static bool poll_queue(void *opaque)
 {
     Virtqueue *vq = opaque;
@@ -122,6 +134,7 @@ static void watch_queue(void *opaque)
 {
     Virtqueue *vq = opaque;
 
+    loop_bh_init(&vq->again_bh, vq->loop, handle_again, vq);
     vq->kick_watch = loop_add_fd(vq->loop, vq->kick_fd, G_IO_IN, kick_ready, vq);
     if (vq->loop == loop_main())
         return;
@@ -137,6 +150,7 @@ static void unwatch_queue(void *opaque)
         loop_poll_remove(vq->poll);
     if (vq->kick_watch)
         loop_fd_remove(vq->kick_watch);
+    loop_bh_cancel(&vq->again_bh);
     vq->poll = NULL;
     vq->kick_watch = NULL;
     vq->polling = false;

@@ -33,6 +33,7 @@ struct Virtqueue {
     int kick_fd;                            /* eventfd */
     LoopFd *kick_watch;
     LoopPoll *poll;
+    LoopBh again_bh;                        /* see virtq_again */
     bool polling;                           /* the loop looks: virtq_set_notification rests */
 };
 

@@ -40,6 +40,9 @@ bool virtq_empty(Virtqueue *vq);
 /* Kick suppression; enabling returns false if something came meanwhile (look again: call
  * virtq_set_notification(vq, false) and pop). */
 bool virtq_set_notification(Virtqueue *vq, bool on);
+/* For a handler that leaves some in the ring, so that others have their turn: it is called again in
+ * the next turn of the loop. */
+void virtq_again(Virtqueue *vq);
 /* A chain that was popped and not pushed, for a device's state table.  After loading, the iovecs
  * have lengths only; virtq_map_chain finds the memory (when the guest's RAM is there, in start). */
 void virtq_save_chain(const VirtqChain *chain, StateWriter *w);

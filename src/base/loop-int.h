@@ -41,6 +41,13 @@ struct LoopPoll {
     bool begun;
 };
 
+/* A loop waits for its users, or for requests that are in flight: each has a length of its own. */
+typedef enum WaitKind { WAIT_USER, WAIT_IO, WAIT_KINDS } WaitKind;
+typedef struct Polling {
+    int64_t ns;                /* how long a turn polls before it sleeps; adapts */
+    unsigned misses, pause;    /* see adapt() */
+} Polling;
+
 typedef struct Completion {
     LoopCqe *cqe;
     int res;
@@ -70,13 +77,13 @@ struct Loop {
     GQueue unarmed, ready_fds; /* of LoopFd: to be polled; to be told */
     GPtrArray *polls;          /* of LoopPoll */
     LoopPollParams poll_params;
-    int64_t poll_ns;           /* how long a turn polls before it sleeps; adapts */
-    unsigned poll_misses, poll_pause; /* see adapt() */
+    Polling polling[WAIT_KINDS];
 
     RingState ring_state;
     int ring_errno;
     struct io_uring ring;
     unsigned in_flight;        /* entries of loop_uring_sqe not completed yet */
+    unsigned other_io;         /* loop_count_io */
     unsigned batch_max;        /* entries that may wait for the turn's end; 0: as many as fit */
     GArray *stash;             /* of Completion: taken out of the ring, not yet told */
     GQueue poll_reqs;          /* in flight */

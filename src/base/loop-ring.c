@@ -378,7 +378,12 @@ void loop_poll_set_edges(LoopPoll *poll, void (*begin)(void *opaque), bool (*end
 void loop_set_poll_params(Loop *loop, LoopPollParams params)
 {
     loop->poll_params = params;
-    loop->poll_ns = 0;
+    memset(loop->polling, 0, sizeof(loop->polling));
+}
+
+void loop_count_io(Loop *loop, int change)
+{
+    loop->other_io += change;
 }
 
 /* Hooks may remove themselves or others: the array is read anew at each step, here and below. */
@@ -416,9 +421,8 @@ static bool call_hooks(Loop *loop)
     return found;
 }
 
-static bool busy_poll(Loop *loop, int64_t start, int64_t timeout_ns)
+static bool busy_poll(Loop *loop, int64_t end)
 {
-    int64_t end = start + (timeout_ns < 0 ? loop->poll_ns : MIN(loop->poll_ns, timeout_ns));
     ring_submit(loop);
     begin_polling(loop);
     do {
@@ -431,30 +435,39 @@ static bool busy_poll(Loop *loop, int64_t start, int64_t timeout_ns)
     return false;
 }
 
+/* A completion that the hardware takes tens of microseconds for is worth more polling than a kick
+ * that may never come: the sleep and the wake-up would double it, and cost as much CPU. */
+static int64_t poll_limit(const Loop *loop, WaitKind kind)
+{
+    const LoopPollParams *p = &loop->poll_params;
+    return kind == WAIT_IO && p->max_ns ? MAX(p->max_ns, p->io_max_ns) : p->max_ns;
+}
+
 /*
  * @ns: from the turn's begin until something was there.  After a sleep that holds the time to wake up,
- * too (WAKE_NS): what looks a little too long may be in reach of polling, so it is tried.  Polling the
- * whole max_ns in vain MISSES_MAX times in a row ends it for the next PAUSE_TURNS sleeps.
+ * too (WAKE_NS): what looks a little too long may be in reach of polling, so it is tried.  When more
+ * than a third of the polls are in vain, polling rests for PAUSE_TURNS sleeps.  One long wait says that
+ * the users are idle, which ends polling at once; of a request it says nothing about the next.
  */
-static void adapt(Loop *loop, int64_t ns)
+static void adapt(Loop *loop, WaitKind kind, int64_t ns)
 {
-    enum { WAKE_NS = 30000, MISSES_MAX = 8, PAUSE_TURNS = 256 };
-    const LoopPollParams *p = &loop->poll_params;
+    enum { WAKE_NS = 30000, MISS = 2, MISSES_MAX = 16, PAUSE_TURNS = 256 };
+    Polling *p = &loop->polling[kind];
+    int64_t limit = poll_limit(loop, kind);
+    bool in_reach = ns <= limit + WAKE_NS;
 
-    if (ns <= loop->poll_ns) {
-        loop->poll_misses = 0;
-    } else if (ns > p->max_ns + WAKE_NS) {
-        loop->poll_ns = p->shrink > 0 ? loop->poll_ns / p->shrink : 0;
-    } else if (loop->poll_pause) {
-        loop->poll_pause--;
-    } else if (loop->poll_ns < p->max_ns) {
-        int64_t factor = p->grow > 0 ? p->grow : 2;
-        bool small = loop->poll_ns < p->max_ns / factor;
-        loop->poll_ns = !loop->poll_ns ? POLL_FIRST_NS : small ? loop->poll_ns * factor : p->max_ns;
-        loop->poll_ns = MIN(loop->poll_ns, p->max_ns);
-    } else if (++loop->poll_misses == MISSES_MAX) {
-        loop->poll_misses = loop->poll_ns = 0;
-        loop->poll_pause = PAUSE_TURNS;
+    if (ns <= p->ns) {
+        p->misses -= p->misses > 0;
+    } else if (!in_reach && (kind == WAIT_USER || !p->ns)) {
+        p->ns = loop->poll_params.shrink > 0 ? p->ns / loop->poll_params.shrink : 0;
+    } else if (p->pause) {
+        p->pause--;
+    } else if (in_reach && p->ns < limit) {
+        int64_t factor = loop->poll_params.grow > 0 ? loop->poll_params.grow : 2;
+        bool small = p->ns < limit / factor;
+        p->ns = MIN(!p->ns ? POLL_FIRST_NS : small ? p->ns * factor : limit, limit);
+    } else if ((p->misses += MISS) >= MISSES_MAX) {
+        *p = (Polling){ .pause = PAUSE_TURNS };
     }
 }
 
@@ -467,13 +480,21 @@ bool ring_wait(Loop *loop, bool may_block)
         ring_settle(loop);
     int64_t timeout = may_block && !loop_has_work(loop) ? loop_timeout_ns(loop) : 0;
     bool adaptive = timeout != 0 && loop->polls->len && loop->poll_params.max_ns > 0;
-    int64_t start = adaptive ? loop_clock_ns() : 0;
-    if (adaptive && loop->poll_ns > 0 && busy_poll(loop, start, timeout)) {
+    WaitKind kind = loop->in_flight || loop->other_io ? WAIT_IO : WAIT_USER;
+    int64_t start = adaptive ? loop_clock_ns() : 0, poll_ns = loop->polling[kind].ns;
+    if (timeout > 0)
+        poll_ns = MIN(poll_ns, timeout);
+    if (adaptive && poll_ns > 0 && busy_poll(loop, start + poll_ns)) {
         found = true;
         timeout = 0;
     } else if (timeout != 0 && !loop_has_work(loop) && end_polling(loop)) {
         found = true;
         timeout = 0;
+    }
+    /* The time that submitting takes, a disk's doorbell, is no part of a wait that polling has ended. */
+    if (found && adaptive) {
+        adapt(loop, kind, loop_clock_ns() - start);
+        adaptive = false;
     }
     if (!ring)
         poll_and_sleep(loop, timeout);
@@ -482,6 +503,6 @@ bool ring_wait(Loop *loop, bool may_block)
     else if (io_uring_sq_ready(&loop->ring))
         io_uring_submit_and_get_events(&loop->ring);
     if (adaptive)
-        adapt(loop, loop_clock_ns() - start);
+        adapt(loop, kind, loop_clock_ns() - start);
     return found;
 }

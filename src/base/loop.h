@@ -70,8 +70,11 @@ void loop_poll_remove(LoopPoll *poll);
 void loop_poll_set_edges(LoopPoll *poll, void (*begin)(void *opaque), bool (*end)(void *opaque));
 typedef struct LoopPollParams {
     int64_t max_ns, grow, shrink;      /* 0: never poll; factors, 0: default */
+    int64_t io_max_ns;                 /* instead of a shorter max_ns while requests are in flight */
 } LoopPollParams;
 void loop_set_poll_params(Loop *loop, LoopPollParams params);
+/* Requests in flight besides those of loop_uring_sqe: @change more (an AIO context's). */
+void loop_count_io(Loop *loop, int change);
 
 /* Timers, on CLOCK_MONOTONIC in ns.  Embedded; re-arming moves it; a fired timer is idle. */
 typedef struct LoopTimer {

@@ -9,7 +9,7 @@ typedef struct Iothread {
     Loop *loop;
     GThread *thread;
     pid_t thread_id;               /* set before realize returns */
-    int64_t poll_max_ns, poll_grow, poll_shrink, aio_max_batch;   /* properties */
+    int64_t poll_max_ns, poll_io_max_ns, poll_grow, poll_shrink, aio_max_batch;   /* properties */
 } Iothread;
 
 Loop *iothread_loop(Object *iothread)
@@ -25,7 +25,8 @@ pid_t iothread_thread_id(Object *iothread)
 LoopPollParams iothread_poll_params(Object *iothread)
 {
     Iothread *t = (Iothread *)iothread;
-    return (LoopPollParams){ t->poll_max_ns, t->poll_grow, t->poll_shrink };
+    return (LoopPollParams){ .max_ns = t->poll_max_ns, .io_max_ns = t->poll_io_max_ns,
+                             .grow = t->poll_grow, .shrink = t->poll_shrink };
 }
 
 int64_t iothread_aio_max_batch(Object *iothread)
@@ -97,6 +98,9 @@ static const Property iothread_props[] = {
     PROP_FN("thread-id", get_thread_id, NULL, .read_only = true, .help = "the thread's number"),
     PROP("poll-max-ns", Iothread, poll_max_ns, .def.i = 32768, .max = INT64_MAX, .runtime = true,
          .changed = params_changed, .help = "longest busy polling before a sleep; 0: none"),
+    PROP("poll-io-max-ns", Iothread, poll_io_max_ns, .def.i = 200000, .max = INT64_MAX,
+         .runtime = true, .changed = params_changed,
+         .help = "the same while requests are in flight, if longer; poll-max-ns=0: none either"),
     PROP("poll-grow", Iothread, poll_grow, .max = INT64_MAX, .runtime = true,
          .changed = params_changed, .help = "factor by which polling grows; 0: the default"),
     PROP("poll-shrink", Iothread, poll_shrink, .max = INT64_MAX, .runtime = true,

@@ -57,6 +57,7 @@ START_TEST(parameters_change_at_run_time)
     g_autoptr(GError) error = NULL;
     Object *thread = make("iothread,id=io7,poll-grow=4");
     ck_assert_int_eq(iothread_poll_params(thread).max_ns, 32768);
+    ck_assert_int_eq(iothread_poll_params(thread).io_max_ns, 200000);
     ck_assert_int_eq(iothread_poll_params(thread).grow, 4);
     ck_assert(object_set_str(thread, "poll-max-ns", "0", NULL));
     ck_assert(object_set_str(thread, "aio-max-batch", "8", NULL));

@@ -477,6 +477,27 @@ START_TEST(poll_hook_is_called)
 }
 END_TEST
 
+/* Waits that are beyond max_ns are polled all the same while requests are in flight. */
+START_TEST(waits_for_io_poll_for_longer)
+{
+    Log log = { make(_i), g_string_new(NULL) };
+    LoopPoll *poll = loop_add_poll(log.loop, find_work, &log);
+    LoopTimer timer;
+    loop_set_poll_params(log.loop, (LoopPollParams){ .max_ns = 1, .io_max_ns = 1000000000 });
+    loop_count_io(log.loop, 1);
+    loop_timer_init(&timer, log.loop, say_a, &log);
+    while (log.count < 3) {
+        loop_timer_set(&timer, loop_clock_ns() + 100000);
+        loop_iterate(log.loop, true);
+    }
+    loop_count_io(log.loop, -1);
+    loop_poll_remove(poll);
+    loop_timer_cancel(&timer);
+    drop(log.loop);
+    log_free(&log);
+}
+END_TEST
+
 static void *take_vm_lock(void *opaque)
 {
     VmLock *lock = ((void **)opaque)[0];
@@ -536,6 +557,7 @@ static void add(TCase *tc)
     tcase_add_loop_test(tc, turns_nest, 0, KINDS);
     tcase_add_loop_test(tc, uring_takes_any_number, 0, KINDS);
     tcase_add_loop_test(tc, poll_hook_is_called, ON_RING, KINDS);
+    tcase_add_loop_test(tc, waits_for_io_poll_for_longer, ON_RING, KINDS);
     tcase_add_test(tc, main_loop_drops_the_vm_lock);
 }
 
