@@ -16,7 +16,7 @@ typedef struct MonitorSet {
     Loop *io_loop;                         /* of monitor_start_thread; NULL: the main loop does it all */
     GThread *io_thread;
     unsigned migration_capabilities;       /* mask of QmpMigrationCapability */
-    json_object *command_line_options;
+    json_object *(*describe_options)(void);
 } MonitorSet;
 MonitorSet *monitor_set_of(Vm *vm);        /* made at first use */
 

@@ -176,13 +176,10 @@ void monitor_cleanup(Vm *vm)
     event_throttle_free(set->throttle);
     g_ptr_array_unref(set->clients);
     g_ptr_array_unref(set->shells);
-    json_object_put(set->command_line_options);
     g_clear_pointer(&vm->monitors, g_free);
 }
 
-void monitor_set_command_line_options(Vm *vm, json_object *options)
+void monitor_set_command_line_options(Vm *vm, json_object *(*describe)(void))
 {
-    MonitorSet *set = monitor_set_of(vm);
-    json_object_put(set->command_line_options);
-    set->command_line_options = options;
+    monitor_set_of(vm)->describe_options = describe;
 }

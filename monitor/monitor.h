@@ -21,6 +21,6 @@ bool monitor_add_hmp(Vm *vm, Chardev *chr, GError **error);
  * queued as far as it goes without waiting. */
 void monitor_cleanup(Vm *vm);
 
-/* What query-command-line-options answers: a CommandLineOptionInfo array, from the option tables of
- * the command line.  Takes over @options. */
-void monitor_set_command_line_options(Vm *vm, json_object *options);
+/* What query-command-line-options answers: a new CommandLineOptionInfo array, from the option tables of
+ * the command line. */
+void monitor_set_command_line_options(Vm *vm, json_object *(*describe)(void));

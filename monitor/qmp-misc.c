@@ -47,10 +47,12 @@ static bool is_option(json_object *entry, const char *name)
 
 json_object *qmp_query_command_line_options(Vm *vm, const char *option, GError **error)
 {
-    json_object *all = monitor_set_of(vm)->command_line_options;
+    MonitorSet *set = monitor_set_of(vm);
+    g_autoptr(json_object) all = set->describe_options ? set->describe_options()
+                                                       : json_object_new_array();
     if (!option)
-        return all ? json_object_get(all) : json_object_new_array();
-    for (size_t i = 0; all && i < json_object_array_length(all); i++) {
+        return g_steal_pointer(&all);
+    for (size_t i = 0; i < json_object_array_length(all); i++) {
         json_object *entry = json_object_array_get_idx(all, i);
         if (is_option(entry, option)) {
             json_object *list = json_object_new_array();

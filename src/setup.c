@@ -548,7 +548,7 @@ static bool add_mon(Vm *vm, json_object *opts, GError **error)
 
 static bool setup_monitors(Vm *vm, const Config *c, GError **error)
 {
-    monitor_set_command_line_options(vm, cli_describe_options());
+    monitor_set_command_line_options(vm, cli_describe_options);
     if (!monitor_start_thread(vm, error) ||
         !add_monitors(vm, c->monitors, "monitor", monitor_add_hmp, error) ||
         !add_monitors(vm, c->qmps, "qmp", add_qmp, error) ||

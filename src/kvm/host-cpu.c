@@ -5,21 +5,40 @@
 
 #define SUPPORTED_MAX 512
 
-const struct kvm_cpuid2 *kvm_supported_cpuid(Kvm *kvm, GError **error)
+static int fetch_supported(Kvm *kvm)
 {
-    if (kvm->supported)
-        return kvm->supported;
     struct kvm_cpuid2 *table;
     table = g_malloc0(sizeof(*table) + SUPPORTED_MAX * sizeof(table->entries[0]));
     table->nent = SUPPORTED_MAX;
     int r = kvm_ioctl(kvm->fd, KVM_GET_SUPPORTED_CPUID, table);
-    if (r < 0) {
+    if (r < 0)
         g_free(table);
+    else
+        kvm->supported = table;
+    return r;
+}
+
+static void *ask(void *opaque)
+{
+    fetch_supported(opaque);
+    return NULL;
+}
+
+/* KVM executes CPUID for each of its leaves, half a millisecond where that traps (nested hosts): as
+ * much as to make the VM.  If there can be no thread, or it fails, the first user asks. */
+void kvm_ask_supported_cpuid(Kvm *kvm)
+{
+    kvm->asking = g_thread_try_new("kvm-cpuid", ask, kvm, NULL);
+}
+
+const struct kvm_cpuid2 *kvm_supported_cpuid(Kvm *kvm, GError **error)
+{
+    if (kvm->asking)
+        g_thread_join(g_steal_pointer(&kvm->asking));
+    int r = kvm->supported ? 0 : fetch_supported(kvm);
+    if (r < 0)
         fail_errno(error, -r, "KVM does not tell which CPUID it supports");
-        return NULL;
-    }
-    kvm->supported = table;
-    return table;
+    return kvm->supported;
 }
 
 const struct kvm_cpuid_entry2 *cpuid_find(const struct kvm_cpuid2 *table, uint32_t function,

@@ -35,7 +35,8 @@ struct Kvm {
     struct FeatureSet *features;            /* what the host offers; fetched on first use */
     MsrList msrs;                           /* fetched on first use */
     GPtrArray *vcpus;                       /* of Vcpu, by index */
-    struct kvm_cpuid2 *supported;           /* KVM_GET_SUPPORTED_CPUID; fetched on first use */
+    GThread *asking;                        /* it fetches @supported, until kvm_supported_cpuid */
+    struct kvm_cpuid2 *supported;           /* KVM_GET_SUPPORTED_CPUID; NULL: fetched on first use */
     struct VmState *reset_state;            /* interrupt controllers as after RESET */
     struct kvm_clock_data clock;            /* as of the last stop */
     bool clock_valid;
@@ -139,6 +140,8 @@ void vcpu_detach_object(Vcpu *vcpu);
 
 /* cpuid.c */
 const struct kvm_cpuid2 *kvm_supported_cpuid(Kvm *kvm, GError **error);
+/* Begins to ask for it beside what else there is to do; kvm_supported_cpuid waits for the answer. */
+void kvm_ask_supported_cpuid(Kvm *kvm);
 /* The table a vCPU gets; g_free. */
 struct kvm_cpuid2 *cpu_model_table(const CpuModel *model, Kvm *kvm, unsigned index,
                                    const SmpTopology *smp, GError **error);

@@ -146,6 +146,7 @@ Kvm *kvm_new(KvmIrqchip irqchip, const KvmEnv *env, GError **error)
     kvm->vcpus = g_ptr_array_new();
     g_mutex_init(&kvm->mutex);
     g_cond_init(&kvm->changed);
+    kvm_ask_supported_cpuid(kvm);
     if (!check_api(kvm, error) || !create_vm(kvm, error) || !check_capabilities(kvm, error) ||
         !place_special_pages(kvm, error))
         goto failed;
@@ -165,6 +166,8 @@ void kvm_free(Kvm *kvm)
 {
     if (!kvm)
         return;
+    if (kvm->asking)
+        g_thread_join(kvm->asking);
     kvm_vcpus_destroy(kvm);
     kvm_slots_free(kvm->slots);
     kvm_intr_free(kvm->intr);
