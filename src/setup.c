@@ -549,8 +549,10 @@ static bool add_mon(Vm *vm, json_object *opts, GError **error)
 static bool setup_monitors(Vm *vm, const Config *c, GError **error)
 {
     monitor_set_command_line_options(vm, cli_describe_options);
-    if (!monitor_start_thread(vm, error) ||
-        !add_monitors(vm, c->monitors, "monitor", monitor_add_hmp, error) ||
+    /* A ring and a thread take longer than most of a start: only who has a use for them waits. */
+    if ((c->qmps->len || c->qmps_pretty->len || c->mons->len) && !monitor_start_thread(vm, error))
+        return false;
+    if (!add_monitors(vm, c->monitors, "monitor", monitor_add_hmp, error) ||
         !add_monitors(vm, c->qmps, "qmp", add_qmp, error) ||
         !add_monitors(vm, c->qmps_pretty, "qmp-pretty", add_qmp_pretty, error))
         return false;
