@@ -113,6 +113,9 @@ bool block_node_is_dirty(BlockNode *node);
 /* In open: the image cannot be written although read-only is off.  False, with an error, unless
  * auto-read-only allows it; @why: positive errno. */
 bool block_node_demote(BlockNode *node, int why, GError **error);
+/* The driver's get_size has another answer than before (a snapshot was gone back to), or in open has
+ * its answer: the node and those above take it over.  Main thread. */
+void block_node_refresh_size(BlockNode *node);
 /* In open: the node's bytes are its file child's, so that plain reads and writes may skip it. */
 void block_node_set_transparent(BlockNode *node);
 bool block_node_cache_direct(const BlockNode *node);

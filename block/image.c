@@ -162,7 +162,10 @@ int co_fn block_co_snapshot_goto(BlockNode *node, const char *id_or_name, GError
         return ret;
     if (!verbs_of(node)->co_snapshot_goto)
         return refuse(node, no_snapshots, error);
-    return verbs_of(node)->co_snapshot_goto(node, id_or_name, error);
+    ret = verbs_of(node)->co_snapshot_goto(node, id_or_name, error);
+    if (ret == 0)
+        block_node_refresh_size(node);     /* the disk may have had another size then */
+    return ret;
 }
 
 int co_fn block_co_snapshot_delete(BlockNode *node, const char *id_or_name, GError **error)
@@ -179,6 +182,8 @@ int co_fn block_co_snapshot_delete(BlockNode *node, const char *id_or_name, GErr
 
 int co_fn block_co_snapshot_load(BlockNode *node, const char *id_or_name, GError **error)
 {
+    int ret;
+
     node = snapshot_node(node);
     if (!node->config.read_only) {
         fail(error, ERR_BAD_STATE, "Device is not readonly");
@@ -186,7 +191,10 @@ int co_fn block_co_snapshot_load(BlockNode *node, const char *id_or_name, GError
     }
     if (!verbs_of(node)->co_snapshot_load)
         return refuse(node, no_snapshots, error);
-    return verbs_of(node)->co_snapshot_load(node, id_or_name, error);
+    ret = verbs_of(node)->co_snapshot_load(node, id_or_name, error);
+    if (ret == 0)
+        block_node_refresh_size(node);
+    return ret;
 }
 
 int co_fn block_co_read_vmstate(BlockNode *node, uint64_t offset, const struct iovec *iov,

@@ -30,6 +30,18 @@ static void tell_parents(BlockNode *node)
     }
 }
 
+void block_node_refresh_size(BlockNode *node)
+{
+    int64_t size = node->driver->get_size ? node->driver->get_size(node)
+                                          : block_node_size(block_node_file(node));
+
+    if (size < 0 || size == block_node_size(node))
+        return;
+    __atomic_store_n(&node->size, size, __ATOMIC_RELEASE);
+    block_node_resize_bitmaps(node, size);
+    tell_parents(node);
+}
+
 typedef struct ResizeRun {
     BlockNode *node;
     uint64_t bytes;

@@ -1,0 +1,55 @@
+/*
+ * Checking an image: the parts of one run.  check-walk.c counts what refers to each host cluster,
+ * check-refs.c compares that with the refcounts, check-repair.c mends, check.c puts them together.
+ */
+#pragma once
+#include "block/qcow2/qcow2.h"
+
+/*
+ * check.c.  For the image tool's check and repair, and for the repair that opening a dirty image
+ * needs.  Not inside a request: waits until it is alone.  @fix needs an image open for writing; a corrupt
+ * one may be.  0: checked, whatever was found.
+ */
+int co_fn qcow2_check(Qcow2 *s, BlockCheck *check, unsigned fix, GError **error);
+int co_fn qcow2_co_check(BlockNode *node, BlockCheck *check, unsigned fix, GError **error);
+
+/* In Qcow2Check.refs beside the count: what the active tables' entries for the cluster say. */
+#define CHECK_COPIED (1u << 31)
+#define CHECK_NOT_COPIED (1u << 30)
+#define CHECK_COUNT (CHECK_NOT_COPIED - 1)
+
+typedef struct Qcow2Check {
+    Qcow2 *s;
+    BlockCheck *result;
+    unsigned fix;                          /* what will be mended after this run: BLOCK_FIX_ */
+    bool mending;                          /* tell only what will be mended: a second run follows */
+    uint32_t *refs;                        /* of each host cluster */
+    uint64_t clusters;                     /* in refs */
+    uint64_t file_bytes;
+    uint64_t used_end;                     /* host cluster after the last one in use */
+    bool wrong_refcounts, wrong_copied;    /* to be mended */
+    bool rebuild;                          /* the refcount structures cannot be mended in place */
+} Qcow2Check;
+
+static inline uint32_t check_count(const Qcow2Check *c, uint64_t cluster)
+{
+    return c->refs[cluster] & CHECK_COUNT;
+}
+
+/* Tells a finding; @mended: it is one that will be mended. */
+void check_say(Qcow2Check *c, bool mended, const char *format, ...) G_GNUC_PRINTF(3, 4);
+/* The same for a corruption that cannot be mended; counts it. */
+void check_corrupt(Qcow2Check *c, const char *format, ...) G_GNUC_PRINTF(2, 3);
+/* A table that cannot be read; counts it, frees @error. */
+void check_unreadable(Qcow2Check *c, GError *error);
+
+/* check-walk.c.  Fills in refs and what the result says of the disk.  0, or -errno. */
+int co_fn qcow2_check_walk(Qcow2Check *c, GError **error);
+/* A reference to each cluster that the host bytes touch.  False: they are no place in the file; said. */
+bool check_reference(Qcow2Check *c, uint64_t offset, uint64_t bytes);
+
+/* check-refs.c.  The refcount table and blocks themselves, then the refcounts. */
+int co_fn qcow2_check_refcounts(Qcow2Check *c, GError **error);
+
+/* check-repair.c.  What the run has found with c->fix set. */
+int co_fn qcow2_check_repair(Qcow2Check *c, GError **error);
