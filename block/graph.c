@@ -4,6 +4,7 @@
  * A node lives while something refers to it: the monitor (a node made by blockdev-add, until
  * blockdev-del), a drive, a node above, or a user.
  */
+#include "block/job.h"
 #include "block/node.h"
 #include <errno.h>
 #include "src/base/util.h"
@@ -29,6 +30,8 @@ static void graph_init(Object *obj)
 
     graph->nodes = g_ptr_array_new();
     graph->users = g_ptr_array_new();
+    graph->jobs = g_ptr_array_new();
+    co_mutex_init(&graph->change_lock);
     co_queue_init(&graph->settled);
     co_queue_init(&graph->refreshed);
 }
@@ -40,6 +43,7 @@ static void graph_finalize(Object *obj)
     block_graph_close(graph);
     g_ptr_array_free(graph->nodes, TRUE);
     g_ptr_array_free(graph->users, TRUE);
+    g_ptr_array_free(graph->jobs, TRUE);
 }
 
 static const Type block_graph_type = {
@@ -95,6 +99,7 @@ static void co_fn close_all(void *opaque)
 
 void block_graph_close(BlockGraph *graph)
 {
+    block_jobs_cancel_all(graph);
     co_run_sync(close_all, graph);
 }
 

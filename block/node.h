@@ -99,6 +99,8 @@ struct BlockGraph {
     Object obj;
     GPtrArray *nodes;                      /* of BlockNode, in order of making */
     GPtrArray *users;                      /* of BlockUser */
+    GPtrArray *jobs;                       /* of BlockJob */
+    CoMutex change_lock;                   /* one transaction at a time */
     unsigned next_name;
     unsigned under_way;                    /* openings and closings */
     CoQueue settled;                       /* of coroutines: one of them has ended */
@@ -175,6 +177,9 @@ void block_node_free_bitmaps(BlockNode *node);
 /* Takes a bitmap off its node without forgetting it, and puts it back; as block_bitmap_free. */
 void block_bitmap_detach(BlockBitmap *bitmap);
 void block_bitmap_attach(BlockBitmap *bitmap);
+
+/* bitmap-actions.c: BlockDirtyInfo of those with names; NULL: there are none. */
+json_object *block_node_describe_bitmaps(BlockNode *node);
 
 /* rmw.c */
 bool block_write_enter_fast(BlockNode *node, BlockNodeCell *cell);

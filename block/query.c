@@ -75,6 +75,14 @@ static json_object *describe_children(const BlockNode *node)
     return children;
 }
 
+static void add_bitmaps(json_object *info, BlockNode *node)
+{
+    json_object *bitmaps = block_node_describe_bitmaps(node);
+
+    if (bitmaps)
+        json_object_object_add(info, "dirty-bitmaps", bitmaps);
+}
+
 static json_object *describe(BlockNode *node, bool write_cache)
 {
     json_object *info = json_object_new_object(), *cache = json_object_new_object();
@@ -97,6 +105,8 @@ static json_object *describe(BlockNode *node, bool write_cache)
     json_object_object_add(info, "cache", cache);
     if (image)
         json_object_object_add(info, "image", image);
+    if (node->bitmaps)
+        add_bitmaps(info, node);
     if (node->driver->describe)
         node->driver->describe(node, info);
     return info;

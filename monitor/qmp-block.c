@@ -53,15 +53,3 @@ bool qmp_block_resize(Vm *vm, const char *device, const char *node_name, int64_t
         return fail(error, ERR_DEVICE_NOT_FOUND, "Device '%s' not found", device);
     return node && block_node_resize(node, size, error);
 }
-
-/* ---- jobs: nothing starts one yet ---- */
-
-GPtrArray *qmp_query_jobs(Vm *vm, GError **error)
-{
-    return qmp_array_new(&qmp_type_job_info);
-}
-
-GPtrArray *qmp_query_block_jobs(Vm *vm, GError **error)
-{
-    return qmp_array_new(&qmp_type_block_job_info);
-}

@@ -1,0 +1,28 @@
+/* QMP: changes of images and of the graph; all are actions of transactions. */
+#include <string.h>
+#include "block/transaction.h"
+#include "schema/commands.h"
+
+bool qmp_transaction(Vm *vm, json_object *arguments, GError **error)
+{
+    json_object *actions = NULL, *properties = NULL;
+    const char *mode = "individual";
+
+    json_object_object_get_ex(arguments, "actions", &actions);
+    if (json_object_object_get_ex(arguments, "properties", &properties) &&
+        !options_get_str(properties, "completion-mode", &mode, error))
+        return false;
+    return block_transaction(vm->block, actions, !strcmp(mode, "grouped"), error);
+}
+
+#define ACTION(c_name, name)                                                                       \
+    bool qmp_##c_name(Vm *vm, json_object *arguments, GError **error)                              \
+    {                                                                                              \
+        return block_action(vm->block, name, arguments, error);                                    \
+    }
+ACTION(block_dirty_bitmap_add, "block-dirty-bitmap-add")
+ACTION(block_dirty_bitmap_remove, "block-dirty-bitmap-remove")
+ACTION(block_dirty_bitmap_clear, "block-dirty-bitmap-clear")
+ACTION(block_dirty_bitmap_enable, "block-dirty-bitmap-enable")
+ACTION(block_dirty_bitmap_disable, "block-dirty-bitmap-disable")
+ACTION(block_dirty_bitmap_merge, "block-dirty-bitmap-merge")
