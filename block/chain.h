@@ -25,6 +25,10 @@ bool block_node_is_above(const BlockNode *node, const BlockNode *below);
 int co_fn block_co_map_above(BlockNode *top, BlockNode *base, uint64_t offset, uint64_t bytes,
                              BlockMap *map, unsigned *ret_depth);
 
+/* The same for a user, whose draining waits for it as for other requests; past the end: -EIO. */
+int co_fn block_co_map(BlockUser *user, BlockNode *base, uint64_t offset, uint64_t bytes,
+                       BlockMap *map, unsigned *ret_depth);
+
 /*
  * The options of the node that a name means: a path, "json:{…}", or a protocol's URI
  * ("nbd://host/x").  @relative_to: the file name that a relative path counts from (a backing file's

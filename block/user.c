@@ -5,6 +5,7 @@
  * sets the flag, then waits until all cells are zero.  Both orders are sequentially consistent, so
  * that no request slips through, and nobody takes a lock unless it has to wait.
  */
+#include "block/chain.h"
 #include "block/node.h"
 #include "src/object/event.h"
 #include <errno.h>
@@ -310,6 +311,18 @@ int co_fn block_co_copy_range(BlockUser *from, uint64_t from_offset, BlockUser *
         ret = copy_pieces(from, from_offset, to, to_offset, bytes);
     leave(from_cell);
     return finish(cell, BLOCK_ACCT_WRITE, bytes, start_ns, ret);
+}
+
+int co_fn block_co_map(BlockUser *user, BlockNode *base, uint64_t offset, uint64_t bytes,
+                       BlockMap *map, unsigned *ret_depth)
+{
+    BlockUserCell *cell = enter(user);
+    int ret = past_end(user, offset, bytes) || !bytes
+                  ? -EIO
+                  : block_co_map_above(user->node, base, offset, bytes, map, ret_depth);
+
+    leave(cell);
+    return ret;
 }
 
 /* Statistics. */

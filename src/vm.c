@@ -9,6 +9,7 @@
  * Devices and vCPUs ask from any thread (vm_request); the main loop acts.
  */
 #include "src/vm.h"
+#include "block/export.h"
 #include <string.h>
 #include "schema/events.h"
 #include "src/base/loop.h"
@@ -332,8 +333,10 @@ void vm_free(Vm *vm)
         object_ref(vm->machine);
         machine_delete(vm->machine);
     }
-    if (vm->block)
+    if (vm->block) {
+        block_exports_close(vm->root);
         block_graph_close(vm->block);
+    }
     if (vm->kvm)
         kvm_free(vm->kvm);
     object_unref(vm->machine);

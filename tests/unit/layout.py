@@ -19,7 +19,7 @@ ROOT = BUILD = CC = None
 FLOORS = [
     ["src/base"],
     ["src/object"],
-    ["src/memory"],
+    ["src/memory", "src/sandbox"],
     ["src/kvm"],
     ["src/chardev", "block"],
     ["hw"],

@@ -257,11 +257,12 @@ static bool needs_arguments(Session *s, json_object *command)
     return false;
 }
 
-/* What may fail in this machine: it has no CPUs, no power button, and the session is negotiated. */
+/* What may fail in this machine: it has no CPUs, no power button, no NBD server, and the session is
+ * negotiated. */
 static bool may_fail(const char *name)
 {
     static const char *const names[] = { "qmp_capabilities", "inject-nmi", "system_powerdown",
-                                         "block_resize", "add-fd", NULL };
+                                         "block_resize", "add-fd", "nbd-server-stop", NULL };
     return g_strv_contains(names, name);
 }
 

@@ -1,0 +1,128 @@
+/* vireo-nbd --list: asks another server what it offers, with libnbd. */
+#include <libnbd.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include "src/sandbox/tls-creds.h"
+#include "src/tools/nbd.h"
+
+static bool fail_nbd(GError **error, const char *what)
+{
+    return fail(error, ERR_HOST, "%s: %s", what, nbd_get_error());
+}
+
+/* Who has credentials wants TLS, and nothing less. */
+static bool use_tls(struct nbd_handle *nbd, Object *root, const char *id, GError **error)
+{
+    TlsKeys *keys = tls_creds_keys(root, id, TLS_CLIENT, error);
+    bool ok;
+
+    if (!keys)
+        return false;
+    ok = nbd_set_tls(nbd, LIBNBD_TLS_REQUIRE) == 0;
+    if (ok && tls_keys_is_psk(keys)) {
+        g_autofree char *path = g_build_filename(tls_keys_dir(keys), "keys.psk", NULL);
+
+        ok = nbd_set_tls_psk_file(nbd, path) == 0 &&
+             nbd_set_tls_username(nbd, tls_keys_username(keys)) == 0;
+    } else if (ok) {
+        ok = nbd_set_tls_certificates(nbd, tls_keys_dir(keys)) == 0 &&
+             nbd_set_tls_verify_peer(nbd, tls_keys_verify_peer(keys)) == 0;
+    }
+    tls_keys_unref(keys);
+    return ok || fail_nbd(error, "TLS");
+}
+
+static int collect(void *opaque, const char *name, const char *description)
+{
+    g_ptr_array_add(opaque, g_strdup(name));
+    return 0;
+}
+
+static int show_context(void *opaque, const char *name)
+{
+    g_ptr_array_add(opaque, g_strdup(name));
+    return 0;
+}
+
+static void show_flags(struct nbd_handle *nbd)
+{
+    const struct {
+        const char *word;
+        int value;
+    } flags[] = {
+        { "readonly", nbd_is_read_only(nbd) }, { "flush", nbd_can_flush(nbd) },
+        { "fua", nbd_can_fua(nbd) },           { "rotational", nbd_is_rotational(nbd) },
+        { "trim", nbd_can_trim(nbd) },         { "zeroes", nbd_can_zero(nbd) },
+        { "df", nbd_can_df(nbd) },             { "multi", nbd_can_multi_conn(nbd) },
+        { "cache", nbd_can_cache(nbd) },       { "fast-zero", nbd_can_fast_zero(nbd) },
+    };
+
+    printf("  flags: (");
+    for (unsigned i = 0; i < G_N_ELEMENTS(flags); i++)
+        printf("%s%s", flags[i].value > 0 ? " " : "", flags[i].value > 0 ? flags[i].word : "");
+    printf(" )\n");
+}
+
+static void show_export(struct nbd_handle *nbd, const char *name)
+{
+    g_autoptr(GPtrArray) contexts = g_ptr_array_new_with_free_func(g_free);
+    nbd_context_callback callback = { .callback = show_context, .user_data = contexts };
+    char *description;
+
+    printf(" export: '%s'\n", name);
+    if (nbd_set_export_name(nbd, name) < 0 || nbd_opt_info(nbd) < 0) {
+        printf("  error: %s\n", nbd_get_error());
+        return;
+    }
+    description = nbd_get_export_description(nbd);
+    if (description && *description)
+        printf("  description: %s\n", description);
+    free(description);
+    printf("  size:  %" PRId64 "\n", nbd_get_size(nbd));
+    show_flags(nbd);
+    printf("  min block: %" PRId64 "\n  opt block: %" PRId64 "\n  max block: %" PRId64 "\n",
+           nbd_get_block_size(nbd, LIBNBD_SIZE_MINIMUM),
+           nbd_get_block_size(nbd, LIBNBD_SIZE_PREFERRED),
+           nbd_get_block_size(nbd, LIBNBD_SIZE_MAXIMUM));
+    nbd_clear_meta_contexts(nbd);
+    if (nbd_opt_list_meta_context(nbd, callback) < 0)
+        return;
+    printf("  available meta contexts: %u\n", contexts->len);
+    for (unsigned i = 0; i < contexts->len; i++)
+        printf("   %s\n", (char *)contexts->pdata[i]);
+}
+
+static bool list(struct nbd_handle *nbd, GError **error)
+{
+    g_autoptr(GPtrArray) names = g_ptr_array_new_with_free_func(g_free);
+    nbd_list_callback callback = { .callback = collect, .user_data = names };
+
+    if (nbd_opt_list(nbd, callback) < 0)
+        return fail_nbd(error, "Failed to list exports");
+    printf("exports available: %u\n", names->len);
+    for (unsigned i = 0; i < names->len; i++)
+        show_export(nbd, names->pdata[i]);
+    return true;
+}
+
+bool nbd_list(Object *root, const char *socket, const char *host, const char *port,
+              const char *tls_creds, GError **error)
+{
+    struct nbd_handle *nbd = nbd_create();
+    bool ok;
+
+    if (!nbd)
+        return fail_nbd(error, "libnbd");
+    nbd_set_opt_mode(nbd, true);
+    nbd_set_full_info(nbd, true);
+    ok = !tls_creds || use_tls(nbd, root, tls_creds, error);
+    if (ok && (socket ? nbd_connect_unix(nbd, socket)
+                      : nbd_connect_tcp(nbd, host ? host : "localhost", port ? port : "10809")) < 0)
+        ok = fail_nbd(error, "Failed to connect");
+    ok = ok && list(nbd, error);
+    if (nbd_aio_is_negotiating(nbd) > 0)
+        nbd_opt_abort(nbd);
+    nbd_close(nbd);
+    return ok;
+}
