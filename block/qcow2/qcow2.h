@@ -98,6 +98,19 @@ typedef struct Qcow2Snapshot {             /* "Snapshots" */
     uint32_t extra_data_length;
 } Qcow2Snapshot;
 
+/* A coroutine that waits for something under a small mutex (wait.c): its record is on its stack, in a
+ * list of what it waits for.  Prepared under the mutex, waited for without it. */
+typedef struct Qcow2Waiter Qcow2Waiter;
+struct Qcow2Waiter {
+    Qcow2Waiter *next;
+    Coroutine *co;
+    LoopBh bh;
+    bool woken;                            /* the coroutine's thread */
+};
+void qcow2_waiter_add(Qcow2Waiter **list, Qcow2Waiter *waiter);
+void co_fn qcow2_wait(Qcow2Waiter *waiter);
+void qcow2_wake(Qcow2Waiter *list);        /* all of them, in order of arrival; any thread */
+
 /* Metadata in the cache (cache.c). */
 
 typedef struct Qcow2Slice Qcow2Slice;
@@ -106,14 +119,15 @@ struct Qcow2Slice {                        /* under its shard's lock */
     uint8_t *data;
     Qcow2Slice *next;                      /* in its bucket */
     Qcow2Slice *newer, *older;             /* order of eviction */
+    Qcow2Slice *next_dirty;
     bool loading, dirty, writing, used;
-    GSList *waiters;                       /* of Coroutine: while loading */
+    Qcow2Waiter *waiters;                  /* while loading */
 };
 
 typedef struct Qcow2Shard {
     pthread_mutex_t lock;
     Qcow2Slice **buckets;
-    Qcow2Slice *newest, *oldest;
+    Qcow2Slice *newest, *oldest, *first_dirty;
     unsigned count, limit, bucket_mask;
 } Qcow2Shard;
 
@@ -121,7 +135,7 @@ enum { QCOW2_SHARDS = 16 };
 typedef struct Qcow2Cache {
     struct Qcow2 *s;
     const char *what;                      /* "L2 table", "refcount block" */
-    unsigned slice_bytes, slice_bits;
+    unsigned slice_bits;                   /* a slice has 1 << slice_bits bytes */
     unsigned n_shards;                     /* a power of two */
     gint dirty;                            /* atomic: slices dirty or being written */
     gint count;                            /* atomic: slices in memory */
@@ -150,7 +164,7 @@ typedef struct Qcow2Ticket {               /* of one request */
 typedef struct Qcow2Range {
     uint64_t first, end;                   /* guest clusters */
     struct Qcow2Range *next;
-    GSList *waiters;                       /* of Coroutine */
+    Qcow2Waiter *waiters;
 } Qcow2Range;
 
 /* Why clusters were freed: decides whether the file's space is given back (pass-discard-*). */
@@ -183,7 +197,6 @@ typedef struct Qcow2Overlap Qcow2Overlap;  /* overlap.c */
 typedef struct Qcow2 {
     BlockNode *node, *file;
     BlockNode *data_file;                  /* where data clusters are: file, or the external file */
-    BlockNode *backing;                    /* NULL: none */
 
     /* Constant while the image is open, or changed under the exclusive gate. */
     Qcow2Header header;
@@ -214,8 +227,7 @@ typedef struct Qcow2 {
     gint epoch;                            /* atomic */
     gint exclusive;                        /* atomic: somebody is, or waits to be, alone */
     pthread_mutex_t gate_mutex;
-    Coroutine *exclusive_waiter;           /* gate_mutex */
-    GQueue gate_waiters;                   /* gate_mutex: of Coroutine */
+    Qcow2Waiter *exclusive_waiter, *gate_waiters;   /* gate_mutex */
     CoMutex exclusive_lock;                /* one at a time */
 
     pthread_mutex_t range_mutex;
@@ -225,10 +237,14 @@ typedef struct Qcow2 {
     CoMutex l1_lock;                       /* making an L2 table */
     pthread_mutex_t table_mutex;
     GHashTable *l1_dirty, *reftable_dirty; /* of sectors (offset in the table / 512) */
+    gint tables_dirty;                     /* atomic: sectors dirty or being written */
 
     CoMutex alloc_lock;                    /* refcounts and what follows */
     uint64_t *reftable;                    /* host byte order; also under table_mutex to change */
     uint64_t reftable_size;                /* entries */
+    uint64_t busy_first, busy_end;         /* host clusters whose counts are just being changed: not to
+                                              be taken for refcount blocks; busy_end 0: none */
+    bool reftable_grows;                   /* has entries in memory that the one on disk lacks */
     uint64_t free_hint;                    /* no cluster before it is free */
     uint64_t fresh;                        /* host offset: the file was never written from here on */
     uint64_t byte_offset;                  /* next free byte of a cluster for compressed data; 0: none */
@@ -237,6 +253,7 @@ typedef struct Qcow2 {
     Qcow2Frees *frees;
     Qcow2Overlap *overlap;
 
+    CoMutex grow_lock;                     /* making a file longer that does not grow by itself */
     gint corrupt;                          /* atomic: no more writing */
     gint autoclear_done;                   /* atomic */
     pthread_mutex_t warn_mutex;
@@ -255,6 +272,11 @@ static inline uint64_t qcow2_clusters(const Qcow2 *s, uint64_t bytes)   /* round
 static inline uint64_t qcow2_offset_in_cluster(const Qcow2 *s, uint64_t offset)
 {
     return offset & (s->cluster_size - 1);
+}
+/* The backing node as the graph has it now: it changes while requests stand still. */
+static inline BlockNode *qcow2_backing(const Qcow2 *s)
+{
+    return block_node_child(s->node, "backing");
 }
 /* Guest bytes that one L2 table covers: 1 << this. */
 static inline unsigned qcow2_l2_cover_bits(const Qcow2 *s)
@@ -284,6 +306,8 @@ int co_fn qcow2_meta_read(Qcow2 *s, uint64_t offset, void *buffer, uint64_t byte
                           GError **error);
 int co_fn qcow2_meta_write(Qcow2 *s, uint64_t offset, const void *buffer, uint64_t bytes,
                            const char *what, unsigned own, GError **error);
+int co_fn qcow2_meta_writev(Qcow2 *s, uint64_t offset, const struct iovec *iov, int iovcnt,
+                            uint64_t bytes, const char *what, unsigned own, GError **error);
 int co_fn qcow2_flush_file(Qcow2 *s, GError **error);   /* of `file`: a barrier between writes */
 /* Host I/O on data, in data_file; no encryption. */
 int co_fn qcow2_data_read(Qcow2 *s, uint64_t offset, const struct iovec *iov, int iovcnt,
@@ -303,27 +327,38 @@ int co_fn qcow2_corruption(Qcow2 *s, bool fatal, uint64_t offset, uint64_t size,
 /* -EIO if the image may not be written: corrupt; -EPERM: read-only. */
 int qcow2_may_write(Qcow2 *s);
 
+/* group.c.  Coroutines of the calling one's loop that work for it, at most @max at once.  Each ends by
+ * qcow2_group_done; wait returns the first failure. */
+typedef struct Qcow2Group {
+    unsigned running, max;
+    int ret;
+    Coroutine *waiter;
+} Qcow2Group;
+void co_fn qcow2_group_start(Qcow2Group *group, CoroutineFn *fn, void *opaque);
+void qcow2_group_done(Qcow2Group *group, int ret);
+int co_fn qcow2_group_wait(Qcow2Group *group);
+
 /* cache.c.  Slices of metadata clusters.  get: waits for loading; returns with the slice's shard
  * locked, so do little until put.  NULL: failed, *ret_err is -errno.  @error may be NULL. */
-void qcow2_cache_init(Qcow2Cache *cache, Qcow2 *s, const char *what, unsigned slice_bytes,
+void qcow2_cache_init(Qcow2Cache *cache, Qcow2 *s, const char *what, uint64_t slice_bytes,
                       uint64_t bytes);
 void qcow2_cache_free(Qcow2Cache *cache);  /* dirty ones are lost */
 Qcow2Slice *co_fn qcow2_cache_get(Qcow2Cache *cache, uint64_t offset, int *ret_err);
 Qcow2Slice *qcow2_cache_try(Qcow2Cache *cache, uint64_t offset);   /* NULL: not in memory */
 void qcow2_cache_put(Qcow2Cache *cache, Qcow2Slice *slice, bool dirty);
 /* Forgets clean and dirty slices of [offset, offset + bytes): it has another meaning now. */
-void co_fn qcow2_cache_drop(Qcow2Cache *cache, uint64_t offset, uint64_t bytes);
+void qcow2_cache_drop(Qcow2Cache *cache, uint64_t offset, uint64_t bytes);
 /* Under the exclusive gate, after a checkpoint: forgets all, so that tables may be read and written
  * with qcow2_meta_read and _write. */
-void co_fn qcow2_caches_forget(Qcow2 *s);
+void qcow2_caches_forget(Qcow2 *s);
 void qcow2_cache_clean(Qcow2Cache *cache); /* forgets clean slices not used since the last time */
 /* Dirty slices' copies for writing; those slices count as being written until qcow2_cache_written. */
-typedef struct Qcow2SliceCopy {
-    uint64_t offset;
+typedef struct Qcow2Copy {
+    uint64_t offset, bytes;                /* host */
     uint8_t *data;
     bool written;
-} Qcow2SliceCopy;
-GArray *qcow2_cache_copy_dirty(Qcow2Cache *cache);      /* of Qcow2SliceCopy, by offset; NULL: none */
+} Qcow2Copy;
+GArray *qcow2_cache_copy_dirty(Qcow2Cache *cache);      /* of Qcow2Copy, by offset */
 void qcow2_cache_written(Qcow2Cache *cache, GArray *copies);   /* those not written are dirty again */
 
 /* checkpoint.c.  All metadata changed so far, and the data it points to, on stable storage; then what
@@ -354,13 +389,22 @@ int64_t co_fn qcow2_alloc_run(Qcow2 *s, uint64_t want, uint64_t *ret_n, bool *re
 /* Bytes for compressed data: shares clusters. */
 int64_t co_fn qcow2_alloc_bytes(Qcow2 *s, uint64_t bytes);
 /* What nobody ever could see (an allocation that came to nothing). */
-void co_fn qcow2_free_now(Qcow2 *s, uint64_t offset, uint64_t bytes, Qcow2Discard kind);
+void co_fn qcow2_free_now(Qcow2 *s, uint64_t offset, uint64_t bytes);
+
+/* The first free cluster from @cluster on.  Under alloc_lock. */
+int co_fn qcow2_next_free(Qcow2 *s, uint64_t cluster, uint64_t *ret);
 
 /* free.c.  Drops a reference to each cluster that the bytes touch, once what pointed there is
  * off stable storage (a checkpoint) and no request uses them any more.  Any lock may be held. */
 void qcow2_free_later(Qcow2 *s, uint64_t offset, uint64_t bytes, Qcow2Discard kind);
 /* Does what is due; waits for no request. */
 void co_fn qcow2_reap(Qcow2 *s);
+unsigned qcow2_frees_waiting(Qcow2 *s);    /* for a checkpoint */
+/* For the checkpoint: what was freed so far; stable: it is off the disk; else it is put back. */
+GArray *qcow2_frees_take(Qcow2 *s);
+void qcow2_frees_give(Qcow2 *s, GArray *runs, bool stable);
+void qcow2_frees_init(Qcow2 *s);
+void qcow2_frees_free(Qcow2 *s);
 /* Under the exclusive gate: checkpoint and all frees. */
 int co_fn qcow2_settle(Qcow2 *s);
 
@@ -368,6 +412,10 @@ int co_fn qcow2_settle(Qcow2 *s);
 int co_fn qcow2_check_overlap(Qcow2 *s, unsigned own, uint64_t offset, uint64_t bytes);
 void qcow2_overlap_add(Qcow2 *s, unsigned kind, uint64_t offset, uint64_t bytes);
 void qcow2_overlap_remove(Qcow2 *s, unsigned kind, uint64_t offset, uint64_t bytes);
+/* A look without a wait: false: certainly no overlap. */
+bool qcow2_overlap_hit(Qcow2 *s, uint64_t offset, uint64_t bytes);
+void qcow2_overlap_init(Qcow2 *s);         /* from the tables in memory */
+void qcow2_overlap_free(Qcow2 *s);
 
 /* header.c */
 int co_fn qcow2_header_read(Qcow2 *s, GError **error);
@@ -389,14 +437,42 @@ typedef struct Qcow2Extent {
     uint64_t bytes;                        /* alike (and in a row on the host), from the guest offset */
     uint64_t host;                         /* of the first byte: NORMAL, ZERO_ALLOC */
     uint64_t entry;                        /* of the first cluster: COMPRESSED */
-    bool copied;                           /* may be written in place: refcount 1, L2 table ours */
+    bool copied;                           /* the host cluster is ours alone */
 } Qcow2Extent;
 int co_fn qcow2_map(Qcow2 *s, uint64_t guest, uint64_t bytes, Qcow2Extent *extent);
 /* A compressed entry's data: where, and at most how many bytes. */
 void qcow2_compressed_place(const Qcow2 *s, uint64_t entry, uint64_t *ret_offset,
                             uint64_t *ret_bytes);
 
+/* What a subcluster (the whole cluster where there are none) is by its entry. */
+Qcow2Kind qcow2_kind(const Qcow2 *s, uint64_t entry, uint64_t bitmap, unsigned subcluster);
+/* The host offset in a standard or extended entry; false: it has none. */
+bool qcow2_entry_host(const Qcow2 *s, uint64_t entry, uint64_t *ret_host);
+
 /* l2.c */
+/* Entries in a slice, and which of them @guest's is. */
+static inline uint64_t qcow2_slice_entries(const Qcow2 *s)
+{
+    return (1ull << s->l2_cache.slice_bits) / s->l2_entry_bytes;
+}
+static inline uint64_t qcow2_slice_index(const Qcow2 *s, uint64_t guest)
+{
+    return (guest >> s->cluster_bits) & (qcow2_slice_entries(s) - 1);
+}
+/* The L2 slice for @guest in the table at @table. */
+static inline uint64_t qcow2_slice_offset(const Qcow2 *s, uint64_t table, uint64_t guest)
+{
+    uint64_t index = (guest >> s->cluster_bits) & ((1ull << s->l2_bits) - 1);
+
+    return table + (index * s->l2_entry_bytes >> s->l2_cache.slice_bits << s->l2_cache.slice_bits);
+}
+/* Guest bytes that a slice covers: 1 << this. */
+static inline unsigned qcow2_slice_cover_bits(const Qcow2 *s)
+{
+    return s->cluster_bits + s->l2_cache.slice_bits - (s->l2_entry_bytes == 16 ? 4 : 3);
+}
+/* An L1 entry's table: 0: none.  -EIO: it is corrupt. */
+int co_fn qcow2_l1_table(Qcow2 *s, uint64_t index, uint64_t *ret_table, bool *ret_copied);
 /* The L2 slice for @guest, to be changed: makes or copies the table if needed.  Shard locked. */
 Qcow2Slice *co_fn qcow2_l2_for_write(Qcow2 *s, uint64_t guest, int *ret_err);
 uint64_t qcow2_l2_entry(const Qcow2 *s, const Qcow2Slice *slice, uint64_t guest);

@@ -49,7 +49,7 @@ START_TEST(options_are_checked)
     refused(t.graph, "null-co", "'node-name' must be specified");
     refused(t.graph, "node-name=a", "driver");
     refused(t.graph, "nul-co,node-name=a", "Unknown driver 'nul-co'");
-    refused(t.graph, "qcow2,node-name=a,file.driver=null-co", "'qcow2' is not in this build");
+    refused(t.graph, "qed,node-name=a,file.driver=null-co", "'qed' is not in this build");
     refused(t.graph, "null-co,node-name=1a", "Invalid node-name");
     refused(t.graph, "null-co,node-name=abcdefghijklmnopqrstuvwxyz0123456789", "Invalid node-name");
     refused(t.graph, "null-co,node-name=a,sise=3", "sise");
@@ -409,7 +409,7 @@ START_TEST(drives_refused)
         { "format=raw,rerror=enospc", "rerror" },
         { "format=raw,aio=native", "cache.direct=on" },
         { "format=raw,bogus=1", "bogus" },
-        { "format=qcow2", "not in this build" },
+        { "format=qed", "not in this build" },
         { "format=rawr", "Unknown driver" },
     };
 
@@ -425,9 +425,9 @@ START_TEST(drives_refused)
     drive_refused(t.graph, "json:{\"driver\":\"nbd\"},format=raw", "not in this build");
     drive_refused(t.graph, "/nonexistent,format=raw", "No such file");
     g_free(text);
-    ck_assert(g_file_set_contents(path, "QFI\xfb\0\0\0\3", 8, NULL));
+    ck_assert(g_file_set_contents(path, "QED\0\0\0\0\3", 8, NULL));
     text = g_strdup(path);
-    drive_refused(t.graph, text, "has the format qcow2, which is not in this build");
+    drive_refused(t.graph, text, "has the format qed, which is not in this build");
     block_graph_foreach(t.graph, (void (*)(BlockNode *, void *))abort, NULL);
     test_root_free(&t);
 }

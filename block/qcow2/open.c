@@ -1,0 +1,301 @@
+/* Opening, closing and reopening an image. */
+#include "block/qcow2/options.h"
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* What follows from the header. */
+static void derive(Qcow2 *s)
+{
+    const Qcow2Header *h = &s->header;
+
+    s->cluster_bits = h->cluster_bits;
+    s->cluster_size = 1ull << h->cluster_bits;
+    s->extended_l2 = h->incompatible & QCOW2_INCOMPAT_EXTENDED_L2;
+    s->has_data_file = h->incompatible & QCOW2_INCOMPAT_DATA_FILE;
+    s->data_file_raw = s->has_data_file && h->autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW;
+    s->l2_entry_bytes = s->extended_l2 ? 16 : 8;
+    s->l2_bits = s->cluster_bits - (s->extended_l2 ? 4 : 3);
+    s->subcluster_bits = s->cluster_bits - (s->extended_l2 ? 5 : 0);
+    s->refcount_bits = 1u << h->refcount_order;
+    s->refcount_max = h->refcount_order == 6 ? INT64_MAX : (1ull << s->refcount_bits) - 1;
+    s->refblock_bits = s->cluster_bits + 3 - h->refcount_order;
+}
+
+static void init_locks(Qcow2 *s)
+{
+    pthread_mutex_t *mutexes[] = { &s->gate_mutex, &s->range_mutex, &s->table_mutex,
+                                   &s->warn_mutex };
+    CoMutex *locks[] = { &s->exclusive_lock, &s->l1_lock, &s->alloc_lock, &s->flush_lock,
+                         &s->grow_lock };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(mutexes); i++)
+        pthread_mutex_init(mutexes[i], NULL);
+    for (unsigned i = 0; i < G_N_ELEMENTS(locks); i++)
+        co_mutex_init(locks[i]);
+    s->l1_dirty = g_hash_table_new(NULL, NULL);
+    s->reftable_dirty = g_hash_table_new(NULL, NULL);
+    qcow2_frees_init(s);
+}
+
+/* Everything that open made, whether or not it got to its end. */
+static void free_all(Qcow2 *s)
+{
+    pthread_mutex_t *mutexes[] = { &s->gate_mutex, &s->range_mutex, &s->table_mutex,
+                                   &s->warn_mutex };
+
+    if (s->l2_cache.s)
+        qcow2_cache_free(&s->l2_cache);
+    if (s->refcount_cache.s)
+        qcow2_cache_free(&s->refcount_cache);
+    qcow2_overlap_free(s);
+    qcow2_frees_free(s);
+    g_hash_table_destroy(s->l1_dirty);
+    g_hash_table_destroy(s->reftable_dirty);
+    g_free(s->l1);
+    g_free(s->reftable);
+    json_object_put(s->crypto_info);
+    if (s->crypto.free)
+        s->crypto.free(s->crypto.opaque);
+    block_cells_clear(&s->cells);
+    qcow2_header_clear(&s->header);
+    for (unsigned i = 0; i < G_N_ELEMENTS(mutexes); i++)
+        pthread_mutex_destroy(mutexes[i]);
+}
+
+/* Tables. */
+
+static uint64_t *co_fn read_table(Qcow2 *s, uint64_t offset, uint64_t entries, const char *what,
+                                  GError **error)
+{
+    uint64_t *table = g_try_new0(uint64_t, MAX(entries, 1));
+    uint8_t *buffer = qcow2_memory(s, entries * 8);
+    bool ok = table && buffer;
+
+    if (!ok)
+        fail_errno(error, ENOMEM, "'%s': reading the %s", block_node_filename(s->file), what);
+    ok = ok && (!entries || qcow2_meta_read(s, offset, buffer, entries * 8, what, error) == 0);
+    for (uint64_t i = 0; ok && i < entries; i++)
+        table[i] = ld_be64(buffer + i * 8);
+    free(buffer);
+    if (ok)
+        return table;
+    g_free(table);
+    return NULL;
+}
+
+static bool co_fn read_tables(Qcow2 *s, GError **error)
+{
+    const Qcow2Header *h = &s->header;
+
+    s->l1 = read_table(s, h->l1_table_offset, h->l1_size, "L1 table", error);
+    if (!s->l1)
+        return false;
+    s->reftable_size = (uint64_t)h->refcount_table_clusters << (s->cluster_bits - 3);
+    s->reftable = read_table(s, h->refcount_table_offset, s->reftable_size, "refcount table",
+                             error);
+    s->fresh = ALIGN_UP((uint64_t)block_node_size(s->file), s->cluster_size);
+    return s->reftable != NULL;
+}
+
+/* What an image must be like to be written. */
+
+static bool check_writable(Qcow2 *s, const Qcow2Options *o, GError **error)
+{
+    if (!s->writable || o->check)
+        return true;
+    if (s->header.incompatible & QCOW2_INCOMPAT_CORRUPT) {
+        fail(error, ERR_CORRUPT, "'%s': Image is corrupt; cannot be opened read/write",
+             block_node_filename(s->file));
+        return error_hint(error, "check and repair it with vireo-img check -r all");
+    }
+    if (s->header.incompatible & QCOW2_INCOMPAT_DIRTY) {
+        fail(error, ERR_UNSUPPORTED, "'%s': the image was not closed properly: its refcounts are to "
+             "be made anew first", block_node_filename(s->file));
+        return error_hint(error, "check and repair it with vireo-img check -r all");
+    }
+    return true;
+}
+
+/* Unknown autoclear bits say that something depends on the image's contents that we do not keep up. */
+static bool co_fn first_writes(Qcow2 *s, const Qcow2Options *o, GError **error)
+{
+    uint64_t keep = s->data_file_raw ? QCOW2_AUTOCLEAR_DATA_FILE_RAW : 0;
+
+    s->corrupt = s->writable && s->header.incompatible & QCOW2_INCOMPAT_CORRUPT;
+    if (!s->writable)
+        return true;
+    qcow2_overlap_init(s);
+    return qcow2_set_autoclear(s, 0, s->header.autoclear & ~keep, error) == 0;
+}
+
+/* Unused slices are forgotten after a while. */
+
+static void clean(void *opaque)
+{
+    Qcow2 *s = opaque;
+
+    qcow2_cache_clean(&s->l2_cache);
+    qcow2_cache_clean(&s->refcount_cache);
+    loop_timer_set(&s->clean_timer,
+                   loop_clock_ns() + (int64_t)s->cache_clean_seconds * 1000000000);
+}
+
+static void start_cleaning(Qcow2 *s)
+{
+    loop_timer_init(&s->clean_timer, loop_main(), clean, s);
+    if (s->cache_clean_seconds)
+        loop_timer_set(&s->clean_timer,
+                       loop_clock_ns() + (int64_t)s->cache_clean_seconds * 1000000000);
+}
+
+/* Open. */
+
+static bool refuse_encryption(Qcow2 *s, json_object *options, GError **error)
+{
+    if (s->header.crypt_method != QCOW2_CRYPT_NONE)
+        return fail(error, ERR_UNSUPPORTED, "'%s' is encrypted, which this build cannot read",
+                    block_node_filename(s->file));
+    return !json_object_object_get_ex(options, "encrypt", NULL) ||
+           fail(error, ERR_INVALID_PARAMETER, "No encryption in image header, but options "
+                "specified format");
+}
+
+static bool check_lazy(Qcow2 *s, const Qcow2Options *o, GError **error)
+{
+    return o->lazy_refcounts != 1 || s->header.version >= 3 ||
+           fail(error, ERR_INVALID_PARAMETER, "Lazy refcounts require a qcow2 image with at least "
+                "qemu 1.1 compatibility level");
+}
+
+static bool co_fn open_image(Qcow2 *s, json_object *options, const Qcow2Options *o, GError **error)
+{
+    const BlockDriver *driver = block_driver_find(block_node_driver(s->file));
+
+    s->file_grows = driver && driver->grows;
+    if (qcow2_header_read(s, error) < 0)
+        return false;
+    derive(s);
+    s->overlap_mask = o->overlap_mask;
+    qcow2_options_apply(s, o);
+    return check_writable(s, o, error) && check_lazy(s, o, error) &&
+           refuse_encryption(s, options, error) && read_tables(s, error) &&
+           qcow2_make_caches(s, o, error) && qcow2_open_data_file(s, options, error) &&
+           qcow2_open_backing(s, options, o->chain_depth, error) && first_writes(s, o, error);
+}
+
+bool co_fn qcow2_open(BlockNode *node, json_object *options, GError **error)
+{
+    Qcow2 *s = qcow2_of(node);
+    Qcow2Options o;
+
+    s->node = node;
+    if (!qcow2_options_take(options, &o, error))
+        return false;
+    s->file = block_node_open_child(node, options, "file", true, error);
+    if (!s->file)
+        return false;
+    if (block_node_read_only(s->file) && !block_node_read_only(node) &&
+        !block_node_demote(node, EROFS, error))
+        return false;
+    s->writable = !block_node_read_only(node);
+    init_locks(s);
+    if (!open_image(s, options, &o, error)) {
+        free_all(s);
+        return false;
+    }
+    start_cleaning(s);
+    return true;
+}
+
+/* Close. */
+
+/* Programs that read the file by its length expect the last cluster to be whole. */
+static int co_fn fill_last_cluster(Qcow2 *s)
+{
+    uint64_t size = block_node_size(s->file), whole = ALIGN_UP(size, s->cluster_size);
+
+    return size == whole ? 0 : block_node_co_resize(s->file, whole, NULL);
+}
+
+/* Everything to the disk; nothing is in flight. */
+static int co_fn put_to_rest(Qcow2 *s)
+{
+    int ret;
+
+    if (!s->writable || __atomic_load_n(&s->corrupt, __ATOMIC_RELAXED))
+        return 0;
+    qcow2_exclusive_begin(s);
+    ret = qcow2_settle(s);
+    if (ret == 0 && s->file_grows)
+        ret = fill_last_cluster(s);
+    qcow2_exclusive_end(s);
+    return ret;
+}
+
+void co_fn qcow2_close(BlockNode *node)
+{
+    Qcow2 *s = qcow2_of(node);
+    int ret = put_to_rest(s);
+
+    if (ret < 0)
+        warn_report("'%s': writing metadata at closing failed: %s", block_node_filename(node),
+                    g_strerror(-ret));
+    loop_timer_cancel(&s->clean_timer);
+    free_all(s);
+}
+
+/* Reopen: other options, read-only or not. */
+
+bool co_fn qcow2_reopen_prepare(BlockNode *node, BlockReopen *reopen, GError **error)
+{
+    Qcow2 *s = qcow2_of(node);
+    g_autofree Qcow2Options *o = g_new0(Qcow2Options, 1);
+    int ret;
+
+    if (reopen->options) {
+        if (!qcow2_options_take(reopen->options, o, error) || !check_lazy(s, o, error))
+            return false;
+        if (o->slice_bytes && o->slice_bytes != 1ull << s->l2_cache.slice_bits)
+            return fail(error, ERR_UNSUPPORTED, "l2-cache-entry-size cannot be changed while the "
+                        "image is open");
+    }
+    ret = put_to_rest(s);
+    if (ret < 0)
+        return fail_errno(error, -ret, "'%s': writing metadata failed", block_node_filename(node));
+    if (!reopen->read_only && !s->writable && !check_writable(&(Qcow2){ .writable = true,
+        .header = s->header, .file = s->file }, &(Qcow2Options){ 0 }, error))
+        return false;
+    reopen->state = reopen->options ? g_steal_pointer(&o) : NULL;
+    return true;
+}
+
+/* Nothing is dirty since prepare, and nothing in flight. */
+void co_fn qcow2_reopen_commit(BlockNode *node, BlockReopen *reopen)
+{
+    Qcow2 *s = qcow2_of(node);
+    g_autofree Qcow2Options *o = g_steal_pointer(&reopen->state);
+    g_autoptr(GError) error = NULL;
+
+    if (o) {
+        qcow2_options_apply(s, o);
+        if (s->overlap_mask != o->overlap_mask) {
+            qcow2_overlap_free(s);
+            s->overlap = NULL;
+            s->overlap_mask = o->overlap_mask;
+        }
+    }
+    s->writable = !reopen->read_only;
+    if (s->writable && !s->overlap)
+        qcow2_overlap_init(s);
+    if (s->writable && qcow2_set_autoclear(s, 0, s->header.autoclear &
+                                           ~(s->data_file_raw ? QCOW2_AUTOCLEAR_DATA_FILE_RAW : 0),
+                                           &error) < 0)
+        error_report(error);
+}
+
+void co_fn qcow2_reopen_abort(BlockNode *node, BlockReopen *reopen)
+{
+    g_free(g_steal_pointer(&reopen->state));
+}
