@@ -26,7 +26,7 @@ typedef struct VirtioRng {
     LoopTimer refill;
 } VirtioRng;
 
-/* Fills the chain, or the start of it (5.4.6.1: less than the buffer is fine); the bytes written, 0 if
+/* Fills the chain, or the start of it (5.4.6.1 allows less than the buffer); the bytes written, 0 if
  * there is nothing yet, or -errno. */
 static ssize_t fill(VirtioRng *r)
 {

@@ -337,8 +337,8 @@ bool virtio_set_status(VirtioDevice *vdev, uint8_t status)
     if (!(status & VIRTIO_STATUS_FEATURES_OK) && (status & ~old & VIRTIO_STATUS_DRIVER_OK) &&
         (!vdev->legacy || !legacy_features_acceptable(vdev)))
         status &= ~VIRTIO_STATUS_DRIVER_OK;
-    /* 2.1.1: a driver clears no bit but by a reset.  One that tries keeps them: what was settled for
-     * rings that have been used (features, layout) must not come loose. */
+    /* 2.1.1: a driver clears no bit but by a reset.  One that tries keeps them: what was settled
+     * for rings that have been used (features, layout) must not come loose. */
     if (old & ~status & ~VIRTIO_STATUS_NEEDS_RESET)
         guest_error(virtio_name(vdev), "status 0x%x after 0x%x, without a reset", status, old);
     status |= old;

@@ -31,7 +31,7 @@ struct TestMachine {
     bool extint;                           /* output of the machine's PIC */
     bool gsi[TEST_GSIS];
     unsigned gsi_edges[TEST_GSIS];
-    bool running;
+    bool running, no_irqfds;
     uint64_t next_dma, next_mem_bar, next_io_bar;
 };
 

@@ -51,6 +51,10 @@ static int route_add(IntrController *ic, uint64_t address, uint32_t data, GError
     TestMachine *m = machine_of_intr(ic);
     TestRoute route = { { address, data }, -1 };
 
+    if (m->no_irqfds) {
+        fail(error, ERR_UNSUPPORTED, "no routes");
+        return -1;
+    }
     g_array_append_val(m->routes, route);
     return m->routes->len - 1;
 }
@@ -110,6 +114,16 @@ unsigned msi_take(TestMachine *m, uint32_t data)
             n++;
         }
     }
+    return n;
+}
+
+unsigned msi_count(TestMachine *m, uint32_t data)
+{
+    unsigned n = 0;
+
+    test_intr_collect(m);
+    for (unsigned i = 0; i < m->messages->len; i++)
+        n += g_array_index(m->messages, TestMessage, i).data == data;
     return n;
 }
 

@@ -245,6 +245,53 @@ TestMachine *test_machine_new(const char *args)
     return m;
 }
 
+/* As apply_all does with one of the table's options. */
+static bool add_option(TestMachine *m, const Option *option, const char *text, GError **error)
+{
+    g_autoptr(json_object) options = options_parse(text, option->implied_key, error);
+
+    return options && option->apply(m, options, error);
+}
+
+static void add_backend(TestMachine *m, const char *name, const char *options)
+{
+    const Option *option = backend_options;
+    GError *error = NULL;
+
+    while (strcmp(option->name, name))
+        option++;
+    add_option(m, option, options, &error);
+    ck_no_error(error);
+}
+
+void add_object(TestMachine *m, const char *options)
+{
+    add_backend(m, "-object", options);
+}
+
+void add_blockdev(TestMachine *m, const char *options)
+{
+    add_backend(m, "-blockdev", options);
+}
+
+PciDevice *add_device(TestMachine *m, const char *text)
+{
+    GError *error = NULL;
+    g_autoptr(json_object) options = options_parse(text, "driver", &error);
+    Device *dev = options ? device_create(m->machine, options, false, &error) : NULL;
+
+    ck_no_error(error);
+    return PCI_DEVICE(dev);
+}
+
+char *device_error(TestMachine *m, const char *options)
+{
+    g_autoptr(GError) error = NULL;
+
+    ck_assert(!add_option(m, device_options, options, &error));
+    return g_strdup(error->message);
+}
+
 void test_machine_free(TestMachine *m)
 {
     if (m->running)
@@ -332,6 +379,11 @@ uint64_t dma_alloc(TestMachine *m, uint64_t size)
     m->next_dma = addr + size;
     memset(dma_host(m, addr, size), 0, size);
     return addr;
+}
+
+void *guest_ptr(TestMachine *m, uint64_t addr)
+{
+    return dma_host(m, addr, 1);
 }
 
 void *dma_host(TestMachine *m, uint64_t addr, uint64_t length)
@@ -426,12 +478,28 @@ void settle(TestMachine *m)
 
 /* ---- state ---- */
 
-GByteArray *save_state(TestMachine *m)
+GByteArray *save_object(Object *top)
 {
     GByteArray *out = g_byte_array_new();
 
-    tree_save_state(OBJECT(m->machine), out);
+    tree_save_state(top, out);
     return out;
+}
+
+void load_exactly(Object *top, const GByteArray *state)
+{
+    g_autoptr(GByteArray) again = NULL;
+    GError *error = NULL;
+
+    tree_load_state(top, state->data, state->len, &error);
+    ck_no_error(error);
+    again = save_object(top);
+    ck_assert(again->len == state->len && !memcmp(again->data, state->data, state->len));
+}
+
+GByteArray *save_state(TestMachine *m)
+{
+    return save_object(OBJECT(m->machine));
 }
 
 bool load_state(TestMachine *m, const GByteArray *state, GError **error)

@@ -23,6 +23,7 @@
 typedef struct TestMachine TestMachine;
 
 #define TEST_RAM_SIZE (32 * MiB)
+#define BOARD "-machine test-board "   /* RAM, a PCI Express and an ISA bus; INTx: GSI 16 to 19 */
 #define TEST_GSIS 24
 
 /*
@@ -33,6 +34,11 @@ typedef struct TestMachine TestMachine;
 TestMachine *test_machine_try(const char *args, GError **error);
 TestMachine *test_machine_new(const char *args);        /* fails the test if it cannot */
 void test_machine_free(TestMachine *m);
+/* One more, as the option of that name makes it.  device_error: what it says against it; g_free. */
+PciDevice *add_device(TestMachine *m, const char *options);
+char *device_error(TestMachine *m, const char *options);
+void add_object(TestMachine *m, const char *options);
+void add_blockdev(TestMachine *m, const char *options);
 Machine *test_machine(TestMachine *m);
 Object *test_root(TestMachine *m);
 void run(TestMachine *m);
@@ -51,6 +57,7 @@ void mem_write(TestMachine *m, uint64_t addr, unsigned size, uint64_t value);
 /* Guest RAM for DMA, zeroed, from 1 MiB on.  Pages unless @size is smaller. */
 uint64_t dma_alloc(TestMachine *m, uint64_t size);
 void *dma_host(TestMachine *m, uint64_t addr, uint64_t length);
+void *guest_ptr(TestMachine *m, uint64_t addr);         /* the RAM from there on */
 
 /* PCI: config space; and what firmware does: sizes and places every BAR, enables decoding and bus
  * mastering.  pci_bar: where BAR @n is; fails the test if it is not there. */
@@ -66,6 +73,7 @@ void pci_enable_msix(TestMachine *m, PciDevice *dev, uint32_t first_data);
 bool gsi_level(TestMachine *m, unsigned gsi);
 unsigned gsi_edges(TestMachine *m, unsigned gsi);       /* rising, since the start */
 unsigned msi_take(TestMachine *m, uint32_t data);       /* how many came with that data */
+unsigned msi_count(TestMachine *m, uint32_t data);      /* how many came; forgets none */
 void wait_msi(TestMachine *m, uint32_t data);
 
 /* Events and requests; each expectation takes the first that matches, and waits for it. */
@@ -80,16 +88,20 @@ void settle(TestMachine *m);
 /* The machine's state; two that look alike give the same bytes. */
 GByteArray *save_state(TestMachine *m);
 bool load_state(TestMachine *m, const GByteArray *state, GError **error);
+/* Of one device and what it owns.  load_exactly: fails the test if the state is refused, or another
+ * is saved after that. */
+GByteArray *save_object(Object *top);
+void load_exactly(Object *top, const GByteArray *state);
 void reset_machine(TestMachine *m);
 
-/* A test with a machine of its own, `m`. */
+/* A test with a machine of its own, `m`.  `_i` counts in a loop test. */
 #define DEVICE_TEST(name, args)                                                                    \
-    static void name##_body(TestMachine *m);                                                       \
+    static void name##_body(TestMachine *m, int _i);                                               \
     START_TEST(name)                                                                               \
     {                                                                                              \
         TestMachine *m = test_machine_new(args);                                                   \
-        name##_body(m);                                                                            \
+        name##_body(m, _i);                                                                        \
         test_machine_free(m);                                                                      \
     }                                                                                              \
     END_TEST                                                                                       \
-    static void name##_body(TestMachine *m)
+    static void name##_body(TestMachine *m, int _i)

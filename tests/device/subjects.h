@@ -17,7 +17,7 @@ typedef struct SubjectMachine {
 GPtrArray *subject_types(void);            /* of const Type, sorted: devices, then machines */
 /* A machine with one device of that type (on the board @machine), or a machine of that type. */
 SubjectMachine subject_boot(const Type *type, const char *machine);
-/* With other backends (@before) and properties (",name=value…") than what the type needs at least. */
+/* With other backends (@before) and properties (",name=value…") than the type needs at least. */
 SubjectMachine subject_boot_with(const Type *type, const char *machine, const char *before,
                                  const char *props);
 void subject_free(SubjectMachine *s);

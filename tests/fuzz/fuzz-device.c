@@ -1,7 +1,7 @@
 /*
  * Registers, config space, rings and DMA of every creatable device, and of every machine, with
  * resets, saving and loading, unplugging, and a clock that jumps.  The input's first byte picks the
- * type, or FUZZ_DEVICE=NAME does; "FUZZ_DEVICE=help" lists the names.  The next two pick properties.
+ * type, or FUZZ_DEVICE=NAME does; "FUZZ_DEVICE=help" lists them.  The next two pick properties.
  */
 #include <linux/pci_regs.h>
 #include <stdio.h>

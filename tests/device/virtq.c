@@ -4,7 +4,7 @@
  * of noise, which may break the device and nothing more.
  */
 #include "hw/virtio/virtio-pci.h"
-#include "virtio-driver.h"
+#include "tests/device/virtio-driver.h"
 
 enum { HELD_MAX = 64, PARTS_MAX = 40, ROUNDS = 4000, BUFFER_BYTES = 4096 };
 
@@ -93,7 +93,7 @@ static uint32_t next_random(uint64_t *seed)
 }
 
 typedef struct Bench {
-    TestVm *vm;
+    TestMachine *m;
     TestVirtio *v;
     TestQueue *q;
     Echo *e;
@@ -101,10 +101,10 @@ typedef struct Bench {
 
 static Bench bench_new(bool packed, uint64_t features, unsigned size)
 {
-    Bench b = { .vm = test_vm_new() };
-    PciDevice *pci = test_device(b.vm, packed ? "test-echo-pci,packed=on" : "test-echo-pci");
+    Bench b = { .m = test_machine_new(BOARD) };
+    PciDevice *pci = add_device(b.m, packed ? "test-echo-pci,packed=on" : "test-echo-pci");
 
-    b.v = test_virtio_new(b.vm, pci);
+    b.v = test_virtio_new(b.m, pci);
     test_virtio_start(b.v, features, 1, size);
     b.q = b.v->queues[0];
     b.e = (Echo *)object_child(OBJECT(pci), "virtio-backend");
@@ -114,7 +114,7 @@ static Bench bench_new(bool packed, uint64_t features, unsigned size)
 static void bench_free(Bench *b)
 {
     test_virtio_free(b->v);
-    test_vm_free(b->vm);
+    test_machine_free(b->m);
 }
 
 /* What the driver knows of a chain that it has added. */
@@ -151,15 +151,15 @@ static bool send_one(Model *m)
         uint32_t length = next_random(&m->seed) % 64; /* 0, too: such a buffer is as if not there */
         buffers[i] = (TestBuffer){ at, length, i >= out };
         *(i < out ? &out_bytes : &in_bytes) += length;
-        memset(guest_ptr(m->b.vm, at), i < out ? mark : 0, 128);
+        memset(guest_ptr(m->b.m, at), i < out ? mark : 0, 128);
         at += 128;
     }
     /* Indirect tables need pages of their own, or the test runs out of memory. */
-    uint64_t next_page = m->b.vm->next_page;
+    uint64_t next_page = m->b.m->next_dma;
     if (indirect)
-        m->b.vm->next_page = page + BUFFER_BYTES / 2;
+        m->b.m->next_dma = page + BUFFER_BYTES / 2;
     uint16_t id = test_queue_add(m->b.q, buffers, out + in, indirect);
-    m->b.vm->next_page = next_page;
+    m->b.m->next_dma = next_page;
     ck_assert(!m->sent[id].used);
     m->sent[id] = (Sent){ true, MIN(out_bytes, in_bytes), mark, slots, page };
     m->slots_used += slots;
@@ -189,7 +189,7 @@ static Model *model_new(bool packed, uint64_t features, unsigned size, uint64_t 
     m->seed = seed;
     m->pages = g_array_new(FALSE, FALSE, sizeof(uint64_t));
     for (unsigned i = 0; i < HELD_MAX; i++) {
-        uint64_t page = guest_alloc(m->b.vm, BUFFER_BYTES);
+        uint64_t page = dma_alloc(m->b.m, BUFFER_BYTES);
         g_array_append_val(m->pages, page);
     }
     return m;
@@ -234,7 +234,7 @@ START_TEST(random_chains)
         test_queue_kick(m->b.q, false);
         if (next_random(&m->seed) % 3 == 0)
             continue;
-        test_settle(m->b.vm);
+        settle(m->b.m);
         ck_assert_uint_eq(test_status(m->b.v), 15);
         unsigned answers = e->count ? next_random(&m->seed) % (e->count + 1) : 0;
         bool all = !layouts[_i].packed;     /* split: whole batches, in the order of the ring */
@@ -247,7 +247,7 @@ START_TEST(random_chains)
         receive_all(m);
     }
     while (m->slots_used) {
-        test_settle(m->b.vm);
+        settle(m->b.m);
         for (unsigned i = 0; i < HELD_MAX; i++)
             if (e->busy[i])
                 answer(e, i);
@@ -266,16 +266,16 @@ END_TEST
 START_TEST(unpop)
 {
     Bench b = bench_new(_i, ~0ull, 32);
-    uint64_t page = guest_alloc(b.vm, 4096);
+    uint64_t page = dma_alloc(b.m, 4096);
     TestBuffer buffers[] = { { page, 16, false }, { page + 64, 16, true } };
     uint16_t id;
     uint32_t len;
 
     for (unsigned round = 0; round < 100; round++) {
-        memset(guest_ptr(b.vm, page), round, 16);
+        memset(guest_ptr(b.m, page), round, 16);
         uint16_t sent = test_queue_add(b.q, buffers, 2, false);
         test_queue_kick(b.q, false);
-        test_settle(b.vm);
+        settle(b.m);
         ck_assert_uint_eq(b.e->count, 1);
         virtq_unpop(b.e->vq, &b.e->held[0].chain);
         ck_assert(!virtq_empty(b.e->vq));
@@ -286,7 +286,7 @@ START_TEST(unpop)
         ck_assert(test_queue_poll(b.q, &id, &len));
         ck_assert_uint_eq(id, sent);
         ck_assert_uint_eq(len, 16);
-        ck_assert_mem_eq(guest_ptr(b.vm, page), guest_ptr(b.vm, page + 64), 16);
+        ck_assert_mem_eq(guest_ptr(b.m, page), guest_ptr(b.m, page + 64), 16);
     }
     bench_free(&b);
 }
@@ -296,7 +296,7 @@ END_TEST
 START_TEST(a_batch_is_published_at_once)
 {
     Bench b = bench_new(_i, ~0ull & ~(1ull << VIRTIO_F_EVENT_IDX), 32);
-    uint64_t page = guest_alloc(b.vm, 4096);
+    uint64_t page = dma_alloc(b.m, 4096);
     TestBuffer buffers[] = { { page, 16, false }, { page + 64, 16, true } };
     uint16_t id;
     uint32_t len;
@@ -304,14 +304,14 @@ START_TEST(a_batch_is_published_at_once)
     for (unsigned i = 0; i < 5; i++)
         test_queue_add(b.q, buffers, 2, false);
     test_queue_kick(b.q, false);
-    test_settle(b.vm);
+    settle(b.m);
     for (unsigned i = 0; i < 5; i++)
         answer(b.e, i);
     ck_assert(!test_queue_poll(b.q, &id, &len));
     virtq_flush(b.e->vq);
     for (unsigned i = 0; i < 5; i++)
         ck_assert(test_queue_poll(b.q, &id, &len));
-    ck_assert_uint_eq(test_messages(b.vm, TEST_MSI_BASE + 1), 1);
+    ck_assert_uint_eq(msi_count(b.m, TEST_MSI_BASE + 1), 1);
     bench_free(&b);
 }
 END_TEST
@@ -321,7 +321,7 @@ START_TEST(noise)
 {
     bool packed = _i & 1;
     Bench b = bench_new(packed, ~0ull, 32);
-    uint64_t seed = 1000 + _i, page = guest_alloc(b.vm, 4096), next_page = b.vm->next_page;
+    uint64_t seed = 1000 + _i, page = dma_alloc(b.m, 4096), next_page = b.m->next_dma;
     unsigned breaks = 0;
 
     for (unsigned round = 0; round < 1500; round++) {
@@ -332,17 +332,17 @@ START_TEST(noise)
                                    false },
                                  { page + 2048, next_random(&seed) % 64, true } };
 
-        b.vm->next_page = next_page;
+        b.m->next_dma = next_page;
         test_queue_add(q, buffers, 2, next_random(&seed) & 1);
         for (unsigned i = next_random(&seed) % 8; i; i--) {
             unsigned area = next_random(&seed) % 4;
-            uint8_t *at = guest_ptr(b.vm, areas[area]);
+            uint8_t *at = guest_ptr(b.m, areas[area]);
             /* Near the beginning more often: there is where both sides look. */
             unsigned range = next_random(&seed) & 1 ? MIN(64, sizes[area]) : sizes[area];
             at[next_random(&seed) % range] = next_random(&seed);
         }
         test_queue_kick(q, true);
-        test_settle(b.vm);
+        settle(b.m);
         for (unsigned i = 0; i < HELD_MAX; i++)
             if (b.e->busy[i] && next_random(&seed) & 1)
                 answer(b.e, i);
@@ -350,11 +350,11 @@ START_TEST(noise)
         if (!(test_status(b.v) & VIRTIO_STATUS_NEEDS_RESET) && round % 50 != 49)
             continue;
         breaks++;
-        b.vm->next_page = next_page;
+        b.m->next_dma = next_page;
         test_virtio_start(b.v, ~0ull, 1, 32);
         ck_assert_uint_eq(test_status(b.v), 15);
         b.q = b.v->queues[0];
-        next_page = b.vm->next_page;
+        next_page = b.m->next_dma;
         if (next_page > TEST_RAM_SIZE / 2)
             break;
     }

@@ -1,11 +1,11 @@
 /* The legacy interface of virtio-blk: ports, page numbers, and the modern interface beside it. */
-#include <unistd.h>
-#include "virtio-driver.h"
+#include <linux/pci_regs.h>
+#include "tests/device/virtio-driver.h"
 
 enum { PORTS = 0xc100, QUEUE_SIZE = 256, BLOCKS = 2048 };
 
 typedef struct Legacy {
-    TestVm *vm;
+    TestMachine *m;
     PciDevice *pci;
     TestVirtio v;                           /* what rings need of it */
     TestQueue q;
@@ -15,31 +15,26 @@ typedef struct Legacy {
 static uint64_t in(Legacy *l, unsigned offset, unsigned size)
 {
     uint64_t value;
-    ck_assert_int_eq(address_space_load(l->vm->m->io, PORTS + offset, size, &value), MEM_OK);
+
+    ck_assert_int_eq(address_space_load(l->m->machine->io, PORTS + offset, size, &value), MEM_OK);
     return value;
 }
 
 static void out(Legacy *l, unsigned offset, unsigned size, uint64_t value)
 {
-    ck_assert_int_eq(address_space_store(l->vm->m->io, PORTS + offset, size, value), MEM_OK);
-}
-
-static void cfg_store(Legacy *l, unsigned offset, unsigned size, uint32_t value)
-{
-    pci_bus_config_write(l->vm->bus, 0, l->pci->devfn, offset, value, size);
+    ck_assert_int_eq(address_space_store(l->m->machine->io, PORTS + offset, size, value), MEM_OK);
 }
 
 static Legacy legacy_new(const char *options)
 {
-    Legacy l = { .vm = test_vm_new() };
+    Legacy l = { .m = test_machine_new(BOARD "-object iothread,id=io0 "
+                                       "-blockdev null-co,node-name=d,size=1M,read-zeroes=on") };
     g_autofree char *device = g_strconcat("virtio-blk-pci,addr=2,drive=d,", options, NULL);
 
-    test_object(l.vm, "iothread,id=io0");
-    test_blockdev(l.vm, "null-co,node-name=d,size=1M,read-zeroes=on");
-    l.pci = test_device(l.vm, device);
-    cfg_store(&l, PCI_BASE_ADDRESS_0, 4, PORTS);
-    cfg_store(&l, PCI_COMMAND, 2, PCI_COMMAND_IO | PCI_COMMAND_MASTER);
-    l.page = guest_alloc(l.vm, 4096);
+    l.pci = add_device(l.m, device);
+    pci_config_write(l.pci, PCI_BASE_ADDRESS_0, PORTS, 4);
+    pci_config_write(l.pci, PCI_COMMAND, PCI_COMMAND_IO | PCI_COMMAND_MASTER, 2);
+    l.page = dma_alloc(l.m, 4096);
     return l;
 }
 
@@ -55,10 +50,10 @@ static void legacy_start(Legacy *l, uint32_t wanted)
     out(l, VIRTIO_PCI_QUEUE_SEL, 2, 0);
     ck_assert_uint_eq(in(l, VIRTIO_PCI_QUEUE_NUM, 2), QUEUE_SIZE);
     ck_assert_uint_eq(in(l, VIRTIO_PCI_QUEUE_PFN, 4), 0);
-    uint64_t ring = guest_alloc(l->vm, 4 * 4096);
+    uint64_t ring = dma_alloc(l->m, 4 * 4096);
     out(l, VIRTIO_PCI_QUEUE_PFN, 4, ring >> 12);
     ck_assert_uint_eq(in(l, VIRTIO_PCI_QUEUE_PFN, 4), ring >> 12);
-    l->v = (TestVirtio){ .vm = l->vm, .pci = l->pci, .features = features };
+    l->v = (TestVirtio){ .m = l->m, .pci = l->pci, .features = features };
     l->q = (TestQueue){ .v = &l->v, .size = QUEUE_SIZE, .desc = ring, .driver = ring + 4096,
                         .device = ring + 8192, .event_idx = features >> VIRTIO_F_EVENT_IDX & 1 };
     out(l, VIRTIO_PCI_STATUS, 1, 7);
@@ -73,7 +68,7 @@ static bool used(void *opaque)
 
     if (!test_queue_poll(&l->q, &id, &len))
         return false;
-    ck_assert_uint_eq(len, *(uint8_t *)guest_ptr(l->vm, l->page + 64) ? 0 : 513);
+    ck_assert_uint_eq(len, *(uint8_t *)guest_ptr(l->m, l->page + 64) ? 0 : 513);
     return true;
 }
 
@@ -82,7 +77,7 @@ static void legacy_read(Legacy *l, uint64_t sector, uint8_t status)
     TestBuffer b[] = { { l->page, 16, false },
                        { l->page + 512, 512, true },
                        { l->page + 64, 1, true } };
-    uint8_t *header = guest_ptr(l->vm, l->page);
+    uint8_t *header = guest_ptr(l->m, l->page);
 
     l->q.v = &l->v;
     memset(header, 0, 16);
@@ -91,7 +86,7 @@ static void legacy_read(Legacy *l, uint64_t sector, uint8_t status)
     memset(header + 512, 0x55, 512);
     test_queue_add(&l->q, b, 3, false);
     out(l, VIRTIO_PCI_QUEUE_NOTIFY, 2, 0);
-    ck_assert(test_wait(l->vm, used, l));
+    wait_until(l->m, used, l);
     ck_assert_uint_eq(header[64], status);
     ck_assert_uint_eq(header[512], status == VIRTIO_BLK_S_OK ? 0 : 0x55);
 }
@@ -112,26 +107,22 @@ START_TEST(reads)
         legacy_read(&l, BLOCKS, VIRTIO_BLK_S_IOERR);
         ck_assert(in(&l, VIRTIO_PCI_ISR, 1) & VIRTIO_ISR_QUEUE);
         ck_assert_uint_eq(in(&l, VIRTIO_PCI_ISR, 1), 0);
-        ck_assert(!l.vm->intx[2]);
+        ck_assert(!gsi_level(l.m, 18));
     }
     /* The capacity, behind the registers; with MSI-X four bytes later. */
     ck_assert_uint_eq(in(&l, 20, 4), BLOCKS);
-    test_vm_free(l.vm);
+    test_machine_free(l.m);
 }
 END_TEST
 
 START_TEST(msix)
 {
     Legacy l = legacy_new("disable-modern=on");
-    unsigned cap = pci_bus_config_read(l.vm->bus, 0, l.pci->devfn, PCI_CAPABILITY_LIST, 1);
 
-    ck_assert_uint_eq(pci_bus_config_read(l.vm->bus, 0, l.pci->devfn, cap, 1), PCI_CAP_ID_MSIX);
-    cfg_store(&l, cap + PCI_MSIX_FLAGS, 2, PCI_MSIX_FLAGS_ENABLE);
-    cfg_store(&l, PCI_BASE_ADDRESS_1, 4, 0xe0000000);
-    cfg_store(&l, PCI_COMMAND, 2, PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
-    guest_store(l.vm, 0xe0000010, 8, 0xfee00000);
-    guest_store(l.vm, 0xe0000018, 4, 0x77);
-    guest_store(l.vm, 0xe000001c, 4, 0);
+    pci_config_write(l.pci, PCI_BASE_ADDRESS_1, 0xe0000000, 4);
+    pci_config_write(l.pci, PCI_COMMAND,
+                     PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER, 2);
+    pci_enable_msix(l.m, l.pci, TEST_MSI_BASE);
     ck_assert_uint_eq(in(&l, 24, 4), BLOCKS);
     legacy_start(&l, 0);
     out(&l, VIRTIO_MSI_QUEUE_VECTOR, 2, 1);
@@ -139,9 +130,9 @@ START_TEST(msix)
     out(&l, VIRTIO_MSI_CONFIG_VECTOR, 2, 999);
     ck_assert_uint_eq(in(&l, VIRTIO_MSI_CONFIG_VECTOR, 2), VIRTIO_MSI_NO_VECTOR);
     legacy_read(&l, 0, VIRTIO_BLK_S_OK);
-    ck_assert_uint_eq(test_messages(l.vm, 0x77), 1);
+    ck_assert_uint_eq(msi_count(l.m, TEST_MSI_BASE + 1), 1);
     ck_assert_uint_eq(in(&l, VIRTIO_PCI_ISR, 1), 0);
-    test_vm_free(l.vm);
+    test_machine_free(l.m);
 }
 END_TEST
 
@@ -149,33 +140,29 @@ START_TEST(identity)
 {
     Legacy l = legacy_new(variants[_i]);
 
-    ck_assert_uint_eq(pci_bus_config_read(l.vm->bus, 0, l.pci->devfn, PCI_VENDOR_ID, 4),
-                      0x10011af4);
-    ck_assert_uint_eq(pci_bus_config_read(l.vm->bus, 0, l.pci->devfn, PCI_REVISION_ID, 1), 0);
-    ck_assert_uint_eq(pci_bus_config_read(l.vm->bus, 0, l.pci->devfn, PCI_SUBSYSTEM_ID, 2), 2);
+    ck_assert_uint_eq(pci_config_read(l.pci, PCI_VENDOR_ID, 4), 0x10011af4);
+    ck_assert_uint_eq(pci_config_read(l.pci, PCI_REVISION_ID, 1), 0);
+    ck_assert_uint_eq(pci_config_read(l.pci, PCI_SUBSYSTEM_ID, 2), 2);
     ck_assert_uint_eq(in(&l, VIRTIO_PCI_HOST_FEATURES, 4) >> VIRTIO_F_ANY_LAYOUT & 1, 1);
-    test_vm_free(l.vm);
+    test_machine_free(l.m);
 }
 END_TEST
 
-START_TEST(types_by_name)
+DEVICE_TEST(types_by_name, BOARD)
 {
-    TestVm *vm = test_vm_new();
-    PciDevice *with = test_device(vm, "virtio-rng-pci-transitional");
-    PciDevice *without = test_device(vm, "virtio-rng-pci-non-transitional");
+    PciDevice *with = add_device(m, "virtio-rng-pci-transitional");
+    PciDevice *without = add_device(m, "virtio-rng-pci-non-transitional");
 
     ck_assert_uint_eq(pci_config_read(with, PCI_DEVICE_ID, 2), 0x1005);
     ck_assert_uint_eq(pci_config_read(without, PCI_DEVICE_ID, 2), 0x1044);
-    test_vm_free(vm);
 }
-END_TEST
 
 /* A transitional device serves a driver of virtio 1, too. */
 START_TEST(modern_beside_it)
 {
     Legacy l = legacy_new("disable-legacy=off");
-    TestVirtio *v = test_virtio_new(l.vm, l.pci);
-    uint8_t *header = guest_ptr(l.vm, l.page);
+    TestVirtio *v = test_virtio_new(l.m, l.pci);
+    uint8_t *header = guest_ptr(l.m, l.page);
     TestBuffer b[] = { { l.page, 16, false },
                        { l.page + 512, 512, true },
                        { l.page + 64, 1, true } };
@@ -185,43 +172,34 @@ START_TEST(modern_beside_it)
     ck_assert_uint_eq(test_queue_do(v->queues[0], b, 3, true), 513);
     ck_assert_uint_eq(header[64], VIRTIO_BLK_S_OK);
     test_virtio_free(v);
-    test_vm_free(l.vm);
+    test_machine_free(l.m);
 }
 END_TEST
 
 START_TEST(state_goes_and_comes)
 {
     Legacy l = legacy_new("disable-modern=on");
-    GError *error = NULL;
 
     legacy_start(&l, UINT32_MAX);
     legacy_read(&l, 0, VIRTIO_BLK_S_OK);
-    machine_run_hooks(l.vm->m, false);
-    g_autoptr(GByteArray) state = g_byte_array_new(), again = g_byte_array_new();
-    tree_save_state(OBJECT(l.pci), state);
-    machine_reset(l.vm->m);
-    ck_assert_msg(tree_load_state(OBJECT(l.pci), state->data, state->len, &error), "%s",
-                  error ? error->message : "");
-    tree_save_state(OBJECT(l.pci), again);
-    ck_assert_uint_eq(again->len, state->len);
-    ck_assert_mem_eq(again->data, state->data, state->len);
-    machine_run_hooks(l.vm->m, true);
+    stop(l.m);
+    g_autoptr(GByteArray) state = save_object(OBJECT(l.pci));
+    reset_machine(l.m);
+    load_exactly(OBJECT(l.pci), state);
+    run(l.m);
     legacy_read(&l, 1, VIRTIO_BLK_S_OK);
-    test_vm_free(l.vm);
+    test_machine_free(l.m);
 }
 END_TEST
 
-START_TEST(no_interface_is_refused)
+DEVICE_TEST(no_interface_is_refused, BOARD)
 {
-    TestVm *vm = test_vm_new();
     g_autofree char *none =
-        test_device_error(vm, "virtio-rng-pci,disable-modern=on,disable-legacy=on");
+        device_error(m, "virtio-rng-pci,disable-modern=on,disable-legacy=on");
     ck_assert_msg(strstr(none, "disable-legacy"), "%s", none);
-    g_autofree char *packed = test_device_error(vm, "virtio-rng-pci,disable-modern=on,packed=on");
+    g_autofree char *packed = device_error(m, "virtio-rng-pci,disable-modern=on,packed=on");
     ck_assert_msg(strstr(packed, "packed"), "%s", packed);
-    test_vm_free(vm);
 }
-END_TEST
 
 static void add_tests(TCase *tc)
 {
