@@ -176,7 +176,10 @@ static void shut_down(Vm *vm, bool guest, QmpShutdownCause cause)
 
 static void panicked(Vm *vm)
 {
-    switch (vm->actions.panic) {
+    /* -no-shutdown keeps the machine for whoever manages it, in this case, too. */
+    bool keep = vm->actions.panic == PANIC_SHUTDOWN && vm->actions.shutdown == SHUTDOWN_PAUSE;
+
+    switch (keep ? PANIC_PAUSE : vm->actions.panic) {
     case PANIC_NONE:
         event_guest_panicked(vm->root, QMP_GUEST_PANIC_ACTION_RUN);
         break;
