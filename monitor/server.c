@@ -9,7 +9,8 @@
  *
  * What is read and written is handled in the session's I/O loop: that of the monitors' own thread, or
  * the main loop where there is no such thread or the chardev has to stay there.  Commands sent with
- * exec-oob run in it, too, so that they are answered whatever the main loop is busy with.
+ * exec-oob run in it, too, so that they are answered whatever the main loop is busy with; and so do
+ * questions that might have been, when no command waits: a thread that is not woken is time saved.
  */
 #include <pthread.h>
 #include <string.h>
@@ -53,12 +54,12 @@ struct MonitorClient {
     /* The main thread. */
     LoopBh run;
     bool closed;
-    unsigned handlers;                     /* commands begun and not ended: no further one is begun */
 
     pthread_mutex_t lock;                  /* for all below; not GLib's, for ThreadSanitizer */
     bool connected, negotiated, oob;
     unsigned session;                      /* counts them: a reply is the one's that asked */
     GQueue requests;                       /* of Request */
+    unsigned handlers;                     /* in the main loop, begun and not ended: no further one is begun */
     MonitorOutput out;                     /* written to the chardev by the I/O loop only */
     GQueue events;                         /* of QueuedEvent */
     uint64_t sequence, dropped;
@@ -345,8 +346,8 @@ static void carry_out(MonitorClient *c, Request *request, const QmpCommand *comm
     free_request(request);
 }
 
-/* In the I/O loop. */
-static void run_out_of_band(MonitorClient *c, Request *request)
+/* In the I/O loop; not only what is sent out of band, see runs_here. */
+static void run_here(MonitorClient *c, Request *request)
 {
     GError *error = NULL;
     json_object *arguments = NULL;
@@ -368,26 +369,27 @@ static void co_fn run_in_band(void *opaque)
     g_autofree Running *r = opaque;
     MonitorClient *c = r->client;
     g_atomic_int_inc(&c->refs);
-    c->handlers++;
     carry_out(c, r->request, r->command, r->arguments, r->error);
-    c->handlers--;
     lock(c);
-    if (c->connected) {
-        loop_bh_schedule(&c->io);          /* there is room for a request again */
-        if (c->requests.length)
-            loop_bh_schedule(&c->run);
-    }
+    c->handlers--;
+    if (c->connected && c->requests.length)
+        loop_bh_schedule(&c->run);
     unlock(c);
     client_unref(c);
 }
 
-/* The next command that may run now; NULL: none. */
+/* The next command that may run now, and is begun; NULL: none. */
 static Request *next_request(MonitorClient *c)
 {
     Request *request = NULL;
     lock(c);
-    if (c->connected && !c->handlers && monitor_output_pending(&c->out) < OUTPUT_HIGH)
+    if (c->connected && !c->handlers && monitor_output_pending(&c->out) < OUTPUT_HIGH) {
+        bool full = c->requests.length >= REQUESTS_MAX;
         request = g_queue_pop_head(&c->requests);
+        c->handlers += request != NULL;
+        if (full)
+            loop_bh_schedule(&c->io);      /* there is room for a request again */
+    }
     unlock(c);
     return request;
 }
@@ -410,19 +412,35 @@ static void run_next(void *opaque)
 
 /* ---- input: the I/O loop's thread ---- */
 
+/* Under the lock.  A question that may be answered in any thread is answered in this one, if that keeps
+ * the order of commands; it has no events that have to be told before the reply. */
+static bool runs_here(MonitorClient *c, json_object *message)
+{
+    json_object *name;
+    if (!json_object_is_type(message, json_type_object))
+        return false;
+    if (c->oob && json_object_object_get_ex(message, "exec-oob", NULL))
+        return true;
+    if (c->loop == loop_main() || !c->negotiated || c->handlers || c->requests.length ||
+        !json_object_object_get_ex(message, "execute", &name) ||
+        !json_object_is_type(name, json_type_string))
+        return false;
+    const QmpCommand *command = qmp_command_find(json_object_get_string(name));
+    return command && command->oob && g_str_has_prefix(command->name, "query-");
+}
+
 /* Takes over @message and @error. */
 static void take_message(MonitorClient *c, json_object *message, GError *error)
 {
     Request *request = g_new(Request, 1);
     lock(c);
     *request = (Request){ c->session, message, error };
-    bool oob = c->oob && json_object_is_type(message, json_type_object) &&
-               json_object_object_get_ex(message, "exec-oob", NULL);
-    if (!oob)
+    bool here = runs_here(c, message);
+    if (!here)
         g_queue_push_tail(&c->requests, request);
     unlock(c);
-    if (oob)
-        run_out_of_band(c, request);
+    if (here)
+        run_here(c, request);
 }
 
 /* There is room for a request and its reply, and somebody to read it. */
