@@ -66,6 +66,8 @@ typedef struct BlockDrive {
     bool is_cdrom;
     int index, bus, unit;                  /* -1: not given */
     int on_read_error, on_write_error;     /* BlockOnError; -1: not given */
+    const struct ThrottleConfig *limits;   /* NULL: none */
+    const char *throttle_group;            /* whose they are */
 } BlockDrive;
 const BlockDrive *block_node_drive(const BlockNode *node);
 BlockNode *block_drive_find(BlockGraph *graph, const char *id);
@@ -145,6 +147,22 @@ typedef struct BlockStats {
 } BlockStats;
 BlockStats block_user_stats(const BlockUser *user);
 void block_user_account_invalid(BlockUser *user, BlockAcct what);
+
+/*
+ * Limits of bytes and requests a second for a user's reads, writes and zero requests, in a group that
+ * users may share (block/throttle-group.h).  @config: nothing set: no limits any more.  Main thread;
+ * waits.
+ */
+typedef struct ThrottleConfig ThrottleConfig;
+bool block_user_set_throttle(BlockUser *user, const char *group, const ThrottleConfig *config,
+                             GError **error);
+/*
+ * How long requests take: counts between boundaries (ns, ascending) for reads, writes or flushes.
+ * @n 0: no histogram any more.  Main thread; waits.
+ */
+bool block_user_set_histogram(BlockUser *user, BlockAcct what, const uint64_t *boundaries, unsigned n,
+                              GError **error);
+
 /* The users of all nodes, for query-block and query-blockstats. */
 void block_graph_foreach_user(BlockGraph *graph, void (*fn)(BlockUser *user, void *opaque),
                               void *opaque);

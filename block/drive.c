@@ -3,6 +3,7 @@
  * Its options become the options of a format node on a protocol node; the result has a name (id=)
  * by which -device drive= finds it.
  */
+#include "block/bucket.h"
 #include "block/chain.h"
 #include "block/image.h"
 #include "block/node.h"
@@ -23,10 +24,6 @@ static const struct {
 } refused[] = {
     { "snapshot", "the format qcow2" },
     { "copy-on-read", "the driver copy-on-read" },
-    { "throttling", "the driver throttle" },
-    { "bps", "the driver throttle" },
-    { "iops", "the driver throttle" },
-    { "group", "the driver throttle" },
 };
 
 typedef struct DriveOptions {
@@ -35,6 +32,8 @@ typedef struct DriveOptions {
     int64_t index, bus, unit;
     bool writeback, direct, no_flush, read_only;
     int on_error[2];                       /* [is_read]; -1: not given */
+    ThrottleConfig limits;
+    const char *throttle_group;            /* NULL: the drive's id */
 } DriveOptions;
 
 /* Parsing. */
@@ -109,6 +108,41 @@ static bool parse_on_error(json_object *options, DriveOptions *d, GError **error
     return true;
 }
 
+/* throttling.bps-total=, or bps=: moved to one object, whose members are then taken. */
+static bool parse_limits(json_object *options, DriveOptions *d, GError **error)
+{
+    static const char *const ends[] = { "", "max", "max-length" };
+    g_autoptr(json_object) limits = options_take(options, "throttling");
+
+    if (limits && !json_object_is_type(limits, json_type_object))
+        return fail(error, ERR_WRONG_TYPE, "'throttling' must have members");
+    if (!limits)
+        limits = json_object_new_object();
+    for (unsigned i = 0; i < THROTTLE__COUNT; i++) {
+        for (unsigned end = 0; end < G_N_ELEMENTS(ends); end++) {
+            g_autofree char *old = g_strconcat(throttle_short_words[i], *ends[end] ? "_" : "",
+                                               ends[end], NULL);
+            g_autofree char *name = g_strconcat(throttle_words[i], *ends[end] ? "-" : "", ends[end],
+                                                NULL);
+            json_object *value = options_take(options, g_strdelimit(old, "-", '_'));
+
+            if (value)
+                json_object_object_add(limits, name, value);
+        }
+    }
+    if (json_object_object_get_ex(options, "iops_size", NULL))
+        json_object_object_add(limits, "iops-size", options_take(options, "iops_size"));
+    throttle_config_init(&d->limits);
+    if (!options_get_str(options, "group", &d->throttle_group, error) ||
+        !options_get_str(limits, "group", &d->throttle_group, error))
+        return false;
+    d->throttle_group = g_intern_string(d->throttle_group);
+    json_object_object_del(limits, "group");
+    return throttle_config_take(&d->limits, limits, error) &&
+           options_check_empty(limits, "'throttling'", NULL, error) &&
+           throttle_config_check(&d->limits, error);
+}
+
 static bool parse_place(json_object *options, DriveOptions *d, GError **error)
 {
     int iface = -1, media = 0;
@@ -175,7 +209,7 @@ static bool parse(json_object *options, DriveOptions *d, GError **error)
     return refuse_absent(options, error) && parse_place(options, d, error) &&
            parse_format(options, d, error) && parse_read_only(options, d, error) &&
            parse_cache(options, d, error) && parse_on_error(options, d, error) &&
-           options_get_str(options, "id", &d->id, error) &&
+           parse_limits(options, d, error) && options_get_str(options, "id", &d->id, error) &&
            options_get_str(options, "serial", &d->serial, error) && parse_file(options, d, error);
 }
 
@@ -314,7 +348,7 @@ static json_object *co_fn format_options(const DriveOptions *d, json_object *par
 {
     static const char *const own[] = { "id", "if", "media", "index", "bus", "unit", "format",
                                        "driver", "readonly", "read-only", "werror", "rerror",
-                                       "serial", "file", NULL };
+                                       "serial", "file", "group", NULL };
 
     json_object *options = NULL, *protocol;
 
@@ -371,6 +405,9 @@ static BlockDrive *drive_new(const DriveOptions *d, char *id)
                            .index = d->index, .bus = d->bus, .unit = d->unit,
                            .on_read_error = d->on_error[true],
                            .on_write_error = d->on_error[false] };
+    if (throttle_config_is_set(&d->limits))
+        drive->limits = g_memdup2(&d->limits, sizeof(d->limits));
+    drive->throttle_group = g_strdup(d->throttle_group ? d->throttle_group : id);
     return drive;
 }
 

@@ -75,6 +75,9 @@ typedef struct BlockDriver {
     void (*child_perm)(BlockNode *node, const char *key, unsigned *perm, unsigned *shared);
     int64_t (*allocated_size)(BlockNode *node);             /* bytes on the host; absent: unknown */
     void (*image_info)(BlockNode *node, json_object *info); /* adds members to ImageInfo */
+    /* Requests that the driver itself holds back (not those below it) are let go until @begin is false:
+     * somebody waits for all to end.  Main thread; counts.  Absent: it holds none back. */
+    void (*drain)(BlockNode *node, bool begin);
     void (*describe)(BlockNode *node, json_object *info);   /* adds members to BlockDeviceInfo */
     json_object *(*stats)(BlockNode *node);                 /* BlockStats' driver-specific */
     void (*probe_sizes)(const BlockNode *node, BlockSizes *sizes);   /* absent: as the file child */

@@ -18,7 +18,7 @@ static const char *const absent_drivers[] = {
     "copy-on-read", "dmg", "ftp", "ftps", "gluster", "host_cdrom", "http", "https", "io_uring",
     "iscsi", "nbd", "nfs", "nvme", "nvme-io_uring", "parallels",
     "preallocate", "qcow", "qed", "quorum", "rbd", "replication", "snapshot-access",
-    "ssh", "throttle", "vdi", "vhdx", "virtio-blk-vfio-pci", "virtio-blk-vhost-user",
+    "ssh", "vdi", "vhdx", "virtio-blk-vfio-pci", "virtio-blk-vhost-user",
     "virtio-blk-vhost-vdpa", "vmdk", "vpc", "vvfat", NULL
 };
 
@@ -251,6 +251,8 @@ static void co_fn node_free(BlockNode *node, bool opened)
     json_object_put(node->options);
     g_free(node->drive ? (char *)node->drive->id : NULL);
     g_free(node->drive ? (char *)node->drive->serial : NULL);
+    g_free(node->drive ? (ThrottleConfig *)node->drive->limits : NULL);
+    g_free(node->drive ? (char *)node->drive->throttle_group : NULL);
     g_free(node->drive);
     g_free(node->state);
     g_free(node->filename);

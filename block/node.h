@@ -108,6 +108,12 @@ struct BlockGraph {
 };
 
 /* A thread's counters of a user. */
+typedef struct BlockHistogram {
+    unsigned n;                            /* boundaries; there is one bin more */
+    uint64_t boundaries[63];               /* ns */
+    BlockCells cells;                      /* of uint64_t [n + 1] */
+} BlockHistogram;
+
 typedef struct BlockUserCell {
     gint in_flight;                        /* atomic */
     uint64_t last_ns;
@@ -131,6 +137,8 @@ struct BlockUser {
     BlockNode **kept;                      /* block_user_keep */
     const void *owner;                     /* a job, for its own users; NULL */
     BlockOnError on_error[2];              /* [is_read] */
+    struct ThrottleMember *throttle;       /* NULL: no limits; changes while quiesced, as the next */
+    BlockHistogram *histograms[BLOCK_ACCT__COUNT];   /* NULL: none */
     gint io_status;                        /* atomic: 0 ok, 1 failed, 2 nospace */
 };
 
@@ -186,6 +194,12 @@ bool block_write_enter_fast(BlockNode *node, BlockNodeCell *cell);
 void co_fn block_write_enter(BlockNode *node, BlockWrite *write, uint64_t offset, uint64_t bytes,
                              bool serialising);
 void block_write_leave(BlockNode *node, BlockNodeCell *cell, BlockWrite *write);
+
+/* user-limits.c */
+void block_user_histogram_add(BlockHistogram *histogram, int64_t ns);
+void block_user_describe_throttle(BlockUser *user, json_object *info);      /* @user: may be NULL */
+void block_user_describe_histograms(BlockUser *user, json_object *stats);
+void block_user_clear_limits(BlockUser *user);
 
 /* user.c */
 unsigned block_user_in_flight(BlockUser *user);

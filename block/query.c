@@ -52,14 +52,6 @@ json_object *block_node_image_info(BlockNode *node, GError **error)
 
 /* BlockDeviceInfo. */
 
-static void add_throttling(json_object *info)
-{
-    static const char *const limits[] = { "bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr" };
-
-    for (unsigned i = 0; i < G_N_ELEMENTS(limits); i++)
-        add_int(info, limits[i], 0);
-}
-
 static json_object *describe_children(const BlockNode *node)
 {
     json_object *children = json_object_new_array();
@@ -83,7 +75,8 @@ static void add_bitmaps(json_object *info, BlockNode *node)
         json_object_object_add(info, "dirty-bitmaps", bitmaps);
 }
 
-static json_object *describe(BlockNode *node, bool write_cache)
+/* @user: whose limits are told; may be NULL. */
+static json_object *describe(BlockNode *node, bool write_cache, BlockUser *user)
 {
     json_object *info = json_object_new_object(), *cache = json_object_new_object();
     json_object *image = block_node_image_info(node, NULL);
@@ -97,7 +90,7 @@ static json_object *describe(BlockNode *node, bool write_cache)
     add_bool(info, "active", true);
     add_bool(info, "encrypted", false);
     add_str(info, "detect_zeroes", block_detect_zeroes_words[node->config.detect_zeroes]);
-    add_throttling(info);
+    block_user_describe_throttle(user, info);
     add_int(info, "write_threshold", 0);
     add_bool(cache, "writeback", write_cache);
     add_bool(cache, "direct", node->config.direct);
@@ -114,7 +107,7 @@ static json_object *describe(BlockNode *node, bool write_cache)
 
 json_object *block_node_describe(BlockNode *node)
 {
-    return describe(node, node->write_cache);
+    return describe(node, node->write_cache, NULL);
 }
 
 json_object *block_query_named_nodes(BlockGraph *graph)
@@ -133,7 +126,7 @@ static const char *device_name(const BlockNode *node)
     return node->drive ? node->drive->id : "";
 }
 
-static json_object *block_info(BlockNode *node, const char *qdev, bool write_cache)
+static json_object *block_info(BlockNode *node, const char *qdev, bool write_cache, BlockUser *user)
 {
     json_object *info = json_object_new_object();
 
@@ -143,7 +136,7 @@ static json_object *block_info(BlockNode *node, const char *qdev, bool write_cac
     add_str(info, "type", "unknown");
     add_bool(info, "removable", false);
     add_bool(info, "locked", false);
-    json_object_object_add(info, "inserted", describe(node, write_cache));
+    json_object_object_add(info, "inserted", describe(node, write_cache, user));
     return info;
 }
 
@@ -170,7 +163,7 @@ json_object *block_query_block(BlockGraph *graph)
 
         if (!user->device)
             continue;
-        info = block_info(user->node, qdev, block_user_write_cache(user));
+        info = block_info(user->node, qdev, block_user_write_cache(user), user);
         add_str(info, "io-status",
                 io_status[__atomic_load_n(&user->io_status, __ATOMIC_RELAXED)]);
         json_object_array_add(list, info);
@@ -179,7 +172,7 @@ json_object *block_query_block(BlockGraph *graph)
         BlockNode *node = graph->nodes->pdata[i];
 
         if (node->drive && !has_device(node))
-            json_object_array_add(list, block_info(node, NULL, node->write_cache));
+            json_object_array_add(list, block_info(node, NULL, node->write_cache, NULL));
     }
     return list;
 }
@@ -250,7 +243,7 @@ static json_object *user_stats(BlockUser *user)
 {
     BlockStats stats = block_user_stats(user);
     int64_t last = block_user_last_ns(user);
-    json_object *info = node_stats(user->node);
+    json_object *info = node_stats(user->node), *counters;
     g_autofree char *qdev = block_user_qdev(user);
 
     stats.of[BLOCK_ACCT_WRITE].bytes += stats.of[BLOCK_ACCT_ZERO].bytes;
@@ -261,8 +254,9 @@ static json_object *user_stats(BlockUser *user)
     add_str(info, "device", device_name(user->node));
     if (qdev)
         add_str(info, "qdev", qdev);
-    json_object_object_add(info, "stats",
-                           stats_object(&stats, true, last ? loop_clock_ns() - last : -1));
+    counters = stats_object(&stats, true, last ? loop_clock_ns() - last : -1);
+    block_user_describe_histograms(user, counters);
+    json_object_object_add(info, "stats", counters);
     return info;
 }
 

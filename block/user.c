@@ -7,6 +7,7 @@
  */
 #include "block/chain.h"
 #include "block/node.h"
+#include "block/throttle-group.h"
 #include "src/object/event.h"
 #include <errno.h>
 
@@ -32,6 +33,11 @@ BlockUser *block_user_new(BlockNode *node, const char *name, unsigned perm, unsi
     }
     block_user_set_on_error(user, -1, -1, NULL);
     g_ptr_array_add(user->graph->users, user);
+    if (node->drive && node->drive->limits &&
+        !block_user_set_throttle(user, node->drive->throttle_group, node->drive->limits, error)) {
+        block_user_free(user);
+        return NULL;
+    }
     return user;
 }
 
@@ -40,6 +46,7 @@ void block_user_free(BlockUser *user)
     if (!user)
         return;
     block_user_drain(user);
+    block_user_clear_limits(user);
     g_ptr_array_remove(user->graph->users, user);
     block_edge_detach(&user->edge);
     block_cells_clear(&user->cells);
@@ -145,13 +152,50 @@ static void wait_until_idle(BlockUser *user)
     __atomic_fetch_sub(&waiting_for_idle, 1, __ATOMIC_SEQ_CST);
 }
 
+/* What holds requests back by itself: each is pinned, as the graph may change while we wait. */
+static void find_holding(BlockNode *node, GPtrArray *found)
+{
+    if (node->driver->drain && !g_ptr_array_find(found, node, NULL)) {
+        block_node_pin(node);
+        g_ptr_array_add(found, node);
+    }
+    for (unsigned i = 0; i < node->children->len; i++)
+        find_holding(((BlockEdge *)node->children->pdata[i])->child, found);
+}
+
+static void let_go(BlockUser *user, GPtrArray *nodes, bool on)
+{
+    if (user->throttle)
+        throttle_member_release(user->throttle, on);
+    for (unsigned i = 0; i < nodes->len; i++) {
+        BlockNode *node = nodes->pdata[i];
+
+        node->driver->drain(node, on);
+        if (!on)
+            block_node_unpin(node);
+    }
+}
+
+static void quiesce(BlockUser *user)
+{
+    g_autoptr(GPtrArray) holding = NULL;
+
+    __atomic_fetch_add(&user->quiesced, 1, __ATOMIC_SEQ_CST);
+    if (!block_user_in_flight(user))
+        return;
+    holding = g_ptr_array_new();
+    find_holding(user->node, holding);
+    let_go(user, holding, true);
+    wait_until_idle(user);
+    let_go(user, holding, false);
+}
+
 void block_user_quiesce(BlockUser *user, bool on)
 {
     GSList *waiters;
 
     if (on) {
-        __atomic_fetch_add(&user->quiesced, 1, __ATOMIC_SEQ_CST);
-        wait_until_idle(user);
+        quiesce(user);
         return;
     }
     pthread_mutex_lock(&user->wait_lock);
@@ -180,8 +224,15 @@ void block_user_drain(BlockUser *user)
 
 /* Requests. */
 
-static inline int finish(BlockUserCell *cell, BlockAcct what, uint64_t bytes, int64_t start_ns,
-                         int ret)
+/* Reads, writes and zero requests keep the user's limits. */
+static inline void co_fn keep_limits(BlockUser *user, bool is_write, uint64_t bytes)
+{
+    if (G_UNLIKELY(user->throttle != NULL))
+        throttle_member_wait(user->throttle, is_write, bytes);
+}
+
+static inline int finish(BlockUser *user, BlockUserCell *cell, BlockAcct what, uint64_t bytes,
+                         int64_t start_ns, int ret)
 {
     int64_t now = loop_clock_ns();
 
@@ -193,6 +244,8 @@ static inline int finish(BlockUserCell *cell, BlockAcct what, uint64_t bytes, in
     }
     block_cell_add(&cell->of[what].total_time_ns, now - start_ns);
     __atomic_store_n(&cell->last_ns, now, __ATOMIC_RELAXED);
+    if (G_UNLIKELY(user->histograms[what] != NULL))
+        block_user_histogram_add(user->histograms[what], now - start_ns);
     leave(cell);
     return ret;
 }
@@ -214,9 +267,11 @@ int co_fn block_co_read(BlockUser *user, uint64_t offset, const struct iovec *io
 {
     BlockUserCell *cell = enter(user);
     int64_t start_ns = loop_clock_ns();
-    int ret = block_node_co_read(user->node, offset, iov, iovcnt, bytes);
+    int ret;
 
-    return finish(cell, BLOCK_ACCT_READ, bytes, start_ns, ret);
+    keep_limits(user, false, bytes);
+    ret = block_node_co_read(user->node, offset, iov, iovcnt, bytes);
+    return finish(user, cell, BLOCK_ACCT_READ, bytes, start_ns, ret);
 }
 
 static inline unsigned user_flags(BlockUser *user, unsigned flags)
@@ -232,13 +287,14 @@ int co_fn block_co_write(BlockUser *user, uint64_t offset, const struct iovec *i
     int64_t start_ns = loop_clock_ns();
     int ret;
 
+    keep_limits(user, true, bytes);
     if (G_UNLIKELY(!may_write(user)))
         ret = -EPERM;
     else if (G_UNLIKELY(past_end(user, offset, bytes)))
         ret = -EIO;
     else
         ret = block_node_co_write(user->node, offset, iov, iovcnt, bytes, user_flags(user, flags));
-    return finish(cell, BLOCK_ACCT_WRITE, bytes, start_ns, ret);
+    return finish(user, cell, BLOCK_ACCT_WRITE, bytes, start_ns, ret);
 }
 
 int co_fn block_co_zero(BlockUser *user, uint64_t offset, uint64_t bytes, unsigned flags)
@@ -247,13 +303,14 @@ int co_fn block_co_zero(BlockUser *user, uint64_t offset, uint64_t bytes, unsign
     int64_t start_ns = loop_clock_ns();
     int ret;
 
+    keep_limits(user, true, bytes);
     if (!may_write(user))
         ret = -EPERM;
     else if (past_end(user, offset, bytes))
         ret = -EIO;
     else
         ret = block_node_co_zero(user->node, offset, bytes, user_flags(user, flags));
-    return finish(cell, BLOCK_ACCT_ZERO, bytes, start_ns, ret);
+    return finish(user, cell, BLOCK_ACCT_ZERO, bytes, start_ns, ret);
 }
 
 int co_fn block_co_discard(BlockUser *user, uint64_t offset, uint64_t bytes)
@@ -264,7 +321,7 @@ int co_fn block_co_discard(BlockUser *user, uint64_t offset, uint64_t bytes)
 
     if (ret == 0 && !__atomic_load_n(&user->write_cache, __ATOMIC_RELAXED))
         ret = block_node_co_flush(user->node);
-    return finish(cell, BLOCK_ACCT_UNMAP, bytes, start_ns, ret);
+    return finish(user, cell, BLOCK_ACCT_UNMAP, bytes, start_ns, ret);
 }
 
 int co_fn block_co_flush(BlockUser *user)
@@ -273,7 +330,7 @@ int co_fn block_co_flush(BlockUser *user)
     int64_t start_ns = loop_clock_ns();
     int ret = block_node_co_flush(user->node);
 
-    return finish(cell, BLOCK_ACCT_FLUSH, 0, start_ns, ret);
+    return finish(user, cell, BLOCK_ACCT_FLUSH, 0, start_ns, ret);
 }
 
 /* Piece by piece: where the source says that its bytes are, as they are, in a protocol's node. */
@@ -310,7 +367,7 @@ int co_fn block_co_copy_range(BlockUser *from, uint64_t from_offset, BlockUser *
     else
         ret = copy_pieces(from, from_offset, to, to_offset, bytes);
     leave(from_cell);
-    return finish(cell, BLOCK_ACCT_WRITE, bytes, start_ns, ret);
+    return finish(to, cell, BLOCK_ACCT_WRITE, bytes, start_ns, ret);
 }
 
 int co_fn block_co_map(BlockUser *user, BlockNode *base, uint64_t offset, uint64_t bytes,

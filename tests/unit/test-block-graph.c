@@ -402,7 +402,7 @@ START_TEST(drives_refused)
         { "format=raw,if=usb", "virtio" },
         { "format=raw,snapshot=on", "qcow2" },
         { "format=raw,copy-on-read=on", "copy-on-read" },
-        { "format=raw,throttling.bps-total=3", "throttle" },
+        { "format=raw,throttling.bps-total=3,bps_rd=1", "at the same time" },
         { "format=raw,index=1,unit=1", "index" },
         { "format=raw,index=-3", "index" },
         { "format=raw,driver=raw", "both" },
