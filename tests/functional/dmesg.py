@@ -40,14 +40,14 @@ def shape(text):
     return re.sub(r"\d+", "N", text)
 
 
-def of_qemu(kernel, cpus):
+def of_qemu(kernel, cpus, irqchip):
     """The shapes of the complaints under QEMU's q35 with the same devices, kept for each kernel."""
-    name = "qemu-dmesg-%s-%d-%s" % (kernel.version, cpus, "lab" if "KVM_LAB" in os.environ else "host")
+    name = "qemu-dmesg-%s-%d-%s-%s" % (kernel.version, cpus, irqchip, "lab" if "KVM_LAB" in os.environ else "host")
     kept = os.path.join(cache_dir("reference"), name)
     if not os.path.exists(kept):
         from kvmlab.guestimage import copy_disk
         disk = copy_disk(os.path.join(cache_dir(), "qemu-dmesg.raw"))
-        arguments = stock_arguments(kernel, disk, cpus=cpus)
+        arguments = stock_arguments(kernel, disk, cpus=cpus, irqchip=irqchip)
         with Machine("qemu-system-x86_64", arguments, qmp=False) as machine:
             machine.wait_up()
             text = machine.shell(COMMAND)

@@ -13,6 +13,7 @@ class Guest(Case):
     """One guest with a disk of its own."""
     flavour = "cloud-amd64"
     cpus = 1
+    irqchip = "on"
     arguments = ()
 
     def setup(self):
@@ -21,7 +22,7 @@ class Guest(Case):
         self.kernel = kernels.fetch(self.flavour)
         self.machine = None
         if hasattr(type(self), "test_dmesg"):
-            dmesg.of_qemu(self.kernel, self.cpus)  # now, while no other guest runs
+            dmesg.of_qemu(self.kernel, self.cpus, self.irqchip)  # now, while no other guest runs
         self.start()
         self.machine.wait_up(300)
 
@@ -30,7 +31,7 @@ class Guest(Case):
         self.machine = Machine(self.vmm, line)
 
     def command_line(self):
-        return stock_arguments(self.kernel, self.disk, cpus=self.cpus) + list(self.arguments)
+        return stock_arguments(self.kernel, self.disk, cpus=self.cpus, irqchip=self.irqchip) + list(self.arguments)
 
     def left_out(self):
         return ()
@@ -41,7 +42,7 @@ class Guest(Case):
         self.folder.cleanup()
 
     def no_new_complaints(self):
-        known = dmesg.of_qemu(self.kernel, self.cpus)
+        known = dmesg.of_qemu(self.kernel, self.cpus, self.irqchip)
         new = [text for text in dmesg.complaints(self.machine.shell(dmesg.COMMAND))
                if dmesg.shape(text) not in known]
         check(not new, "the kernel complains, and does not under QEMU's q35:\n" + "\n".join(new))
@@ -186,12 +187,12 @@ class OtherWays(Guest):
     scratch = "1G"
     group = 2
     cpus = 2
+    irqchip = "split"
 
     def command_line(self):
         scratch = "/run/scratch" if os.path.isdir("/run/scratch") else self.folder.name
         disk = guestimage.copy_disk(scratch + "/disk.raw")
-        line = stock_arguments(self.kernel, self.disk, cpus=self.cpus)
-        line[line.index("-machine") + 1] += ",kernel-irqchip=split"
+        line = stock_arguments(self.kernel, self.disk, cpus=self.cpus, irqchip=self.irqchip)
         line[line.index("-blockdev") + 1] = ("driver=file,node-name=disk0,cache.direct=on,aio=io_uring,filename="
                                              + disk)
         line[line.index("virtio-blk-pci,drive=disk0")] = "virtio-blk-pci,drive=disk0,iothread=t0,packed=on,num-queues=2"
@@ -201,6 +202,16 @@ class OtherWays(Guest):
 
     def test_boots(self):
         equal(self.machine.shell("uname -r").strip(), self.kernel.version, "the guest's kernel")
+
+    def test_dmesg(self):
+        self.no_new_complaints()
+
+    def test_timers(self):
+        devices = self.machine.shell("cat /sys/devices/system/clockevents/broadcast/current_device; "
+                                     "cat /sys/devices/system/clocksource/clocksource0/available_clocksource; "
+                                     "cat /proc/interrupts")
+        check("hpet" in devices, "no HPET:\n" + devices)
+        check("timer" in devices, "no interrupt of a timer on ISA line 0:\n" + devices)
 
     def test_disk(self):
         self.machine.shell("seq 100000 >/root/numbers; sync; echo 3 >/proc/sys/vm/drop_caches")

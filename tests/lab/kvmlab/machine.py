@@ -20,14 +20,15 @@ class Timeout(Exception):
     """What was waited for did not come."""
 
 
-def stock_arguments(kernel, disk, commands=None, append="", cpus=1, memory=512, cpu="host", off=False):
+def stock_arguments(kernel, disk, commands=None, append="", cpus=1, memory=512, cpu="host", off=False,
+                    irqchip="on"):
     """The usual command line: a stock kernel with a virtio disk and entropy source on a q35 machine."""
     line = "console=ttyS0 root=/dev/vda quiet mitigations=off panic=-1 " + append
     if commands:
         line += " vireo.run=" + base64.b64encode(commands.encode()).decode()
     if off:
         line += " vireo.off"
-    return ["-machine", "q35,accel=kvm", "-cpu", cpu, "-m", str(memory), "-smp", str(cpus),
+    return ["-machine", "q35,accel=kvm,kernel-irqchip=" + irqchip, "-cpu", cpu, "-m", str(memory), "-smp", str(cpus),
             "-kernel", kernel.bzimage, "-initrd", guestimage.initramfs(kernel), "-append", line,
             "-blockdev", "driver=file,node-name=disk0,filename=" + disk,
             "-device", "virtio-blk-pci,drive=disk0",
