@@ -1,4 +1,5 @@
 """What a guest boots from: a root disk with busybox, and an initramfs with a kernel's drivers."""
+import contextlib
 import hashlib
 import os
 import shutil
@@ -35,6 +36,19 @@ def _files():
     return [os.path.join(FILES, name) for name in os.listdir(FILES)]
 
 
+@contextlib.contextmanager
+def _new(path):
+    """A name to make the file under: it becomes path when it is whole, and goes when it is not."""
+    new = path + ".new"
+    try:
+        yield new
+        os.rename(new, path)
+    except BaseException:
+        if os.path.exists(new):
+            os.unlink(new)
+        raise
+
+
 def initramfs(kernel):
     """The path of an initramfs for this kernel."""
     busybox = busybox_path()
@@ -52,9 +66,8 @@ def initramfs(kernel):
         for number, module in enumerate(kernel.module_files(DRIVERS)):
             archive.copy("modules/%02d-%s" % (number, os.path.basename(module)), module)
         archive.copy("init", FILES + "/initramfs-init", 0o755)
-        with open(path + ".new", "wb") as file:
+        with _new(path) as new, open(new, "wb") as file:
             file.write(archive.bytes())
-        os.rename(path + ".new", path)
     return path
 
 
@@ -65,7 +78,7 @@ def root_disk():
     with lock("guest"):
         if os.path.exists(path):
             return path
-        with tempfile.TemporaryDirectory() as tree:
+        with tempfile.TemporaryDirectory() as tree, _new(path) as new:
             for folder in ("bin", "dev", "etc/acpi/PWRF", "proc", "root", "run", "sys", "tmp", "mnt"):
                 os.makedirs(os.path.join(tree, folder))
             os.symlink("bin", tree + "/sbin")
@@ -79,11 +92,10 @@ def root_disk():
                                        ("power-button", "etc/acpi/PWRF/00000080", 0o755)):
                 shutil.copy(os.path.join(FILES, name), os.path.join(tree, target))
                 os.chmod(os.path.join(tree, target), mode)
-            with open(path + ".new", "wb") as file:
+            with open(new, "wb") as file:
                 file.truncate(DISK_MIB << 20)
             subprocess.run(["/sbin/mke2fs", "-q", "-t", "ext4", "-L", "vireo-guest", "-d", tree,
-                            "-E", "root_owner=0:0", path + ".new"], check=True)
-        os.rename(path + ".new", path)
+                            "-E", "root_owner=0:0", new], check=True)
     return path
 
 

@@ -72,8 +72,8 @@ class Host:
                 file.write(self._initramfs(kernel))
             machine = self._start(kernel, work)
             try:
-                with raw_terminal(self.interactive):
-                    why = self._converse(machine, self.began + timeout)
+                with contextlib.ExitStack() as terminal:
+                    why = self._converse(machine, self.began + timeout, terminal)
                 if why is None:
                     self.control.send(b"bye\n")
                     machine.wait(15)
@@ -154,8 +154,11 @@ class Host:
             end.close()
         return machine
 
-    def _converse(self, machine, limit):
-        """Pass on output until the command has ended -> None, or why it did not come to that."""
+    def _converse(self, machine, limit, terminal):
+        """Pass on output until the command has ended -> None, or why it did not come to that.
+
+        terminal: undone at the end; until the host is there, Ctrl-C ends it all.
+        """
         words = b""
         heard = time.monotonic()
         while self.status is None or not all(stream.ended for stream in self.streams):
@@ -183,6 +186,7 @@ class Host:
                     word, words = words.split(b"\n", 1)
                     if word == b"ready":
                         self.ready_after = time.monotonic() - self.began
+                        terminal.enter_context(raw_terminal(self.interactive))
                     elif word.startswith(b"exit "):
                         self.status = int(word[5:])
             if gone and not readable:
@@ -192,7 +196,6 @@ class Host:
             if time.monotonic() > limit:
                 return OUT_OF_TIME
         return None
-
 
     def _type(self):
         data = os.read(sys.stdin.fileno(), 4096)
