@@ -338,16 +338,9 @@ static void rtc_write_reg_b(Rtc *s, uint8_t value)
         rtc_restart_periodic(s);
 }
 
-static void rtc_write_register(Rtc *s, unsigned index, uint8_t value)
+static bool is_time_register(unsigned index)
 {
     switch (index) {
-    case RTC_SECONDS_ALARM:
-    case RTC_MINUTES_ALARM:
-    case RTC_HOURS_ALARM:
-        rtc_catch_up(s);
-        s->cmos[index] = value;
-        rtc_arm_second_timer(s);
-        break;
     case RTC_SECONDS:
     case RTC_MINUTES:
     case RTC_HOURS:
@@ -356,15 +349,38 @@ static void rtc_write_register(Rtc *s, unsigned index, uint8_t value)
     case RTC_MONTH:
     case RTC_YEAR:
     case CMOS_CENTURY:
-        if (rtc_counting(s)) {              /* set on the fly: the fraction goes on */
-            int64_t now = rtc_now_ns(s), now_s = floor_div(now, NS_PER_S);
-            time_to_registers(s, now_s);
-            s->cmos[index] = value;
-            rtc_start_counting(s, time_from_registers(s), now - now_s * NS_PER_S);
-            rtc_arm_second_timer(s);
-        } else {
-            s->cmos[index] = value;
-        }
+        return true;
+    }
+    return false;
+}
+
+static void rtc_write_time(Rtc *s, unsigned index, uint8_t value)
+{
+    int64_t now = rtc_now_ns(s), now_s = floor_div(now, NS_PER_S);
+
+    if (!rtc_counting(s)) {
+        s->cmos[index] = value;
+        return;
+    }
+    time_to_registers(s, now_s);            /* set on the fly: the fraction goes on */
+    s->cmos[index] = value;
+    rtc_start_counting(s, time_from_registers(s), now - now_s * NS_PER_S);
+    rtc_arm_second_timer(s);
+}
+
+static void rtc_write_register(Rtc *s, unsigned index, uint8_t value)
+{
+    if (is_time_register(index)) {
+        rtc_write_time(s, index, value);
+        return;
+    }
+    switch (index) {
+    case RTC_SECONDS_ALARM:
+    case RTC_MINUTES_ALARM:
+    case RTC_HOURS_ALARM:
+        rtc_catch_up(s);
+        s->cmos[index] = value;
+        rtc_arm_second_timer(s);
         break;
     case RTC_REG_A:
         rtc_write_reg_a(s, value);
@@ -401,18 +417,9 @@ static uint8_t rtc_read_register(Rtc *s, unsigned index)
 {
     int64_t now = rtc_now_ns(s), now_s = floor_div(now, NS_PER_S);
 
+    if (is_time_register(index) && rtc_counting(s))
+        time_to_registers(s, now_s);
     switch (index) {
-    case RTC_SECONDS:
-    case RTC_MINUTES:
-    case RTC_HOURS:
-    case RTC_DAY_OF_WEEK:
-    case RTC_DAY_OF_MONTH:
-    case RTC_MONTH:
-    case RTC_YEAR:
-    case CMOS_CENTURY:
-        if (rtc_counting(s))
-            time_to_registers(s, now_s);
-        return s->cmos[index];
     case RTC_REG_A:
         return s->cmos[RTC_REG_A] |
                (rtc_counting(s) && now - now_s * NS_PER_S >= NS_PER_S - UIP_NS ? REG_A_UIP : 0);
