@@ -239,10 +239,10 @@ DEVICE_TEST(poll_mode, "")
     ck_assert_uint_eq(read_as(m, PIC1, POLL), 0);
     edge(m, 12);
     ck_assert_uint_eq(read_as(m, PIC1, POLL), 0x82);    /* the poll is the acknowledge, of each chip */
+    io_write8(m, PIC2, READ_ISR);
     ck_assert_uint_eq(read_as(m, PIC2, POLL), 0x84);
-    ck_assert_uint_eq(read_as(m, PIC2, READ_ISR), 0x10);
-    ck_assert(!m->extint);
     ck_assert_uint_eq(io_read8(m, PIC2), 0x10);         /* it was for one read */
+    ck_assert(!m->extint);
     io_write8(m, PIC2, EOI);
     io_write8(m, PIC1, EOI);
     edge(m, 13);
