@@ -42,12 +42,20 @@ Device *device_new(Machine *machine, const char *type_name, GError **error)
     return DEVICE(obj);
 }
 
+static const BusOps *bus_ops(const Bus *bus)
+{
+    return bus ? type_ops(bus->obj.type) : NULL;
+}
+
 static bool realize_on_bus(Device *dev, Bus *bus, GError **error)
 {
     if (bus && !bus_attach(bus, dev, error))
         return false;
-    if (object_realize(OBJECT(dev), error))
+    if (object_realize(OBJECT(dev), error)) {
+        if (dev->hotplugged && bus_ops(bus) && bus_ops(bus)->plugged)
+            bus_ops(bus)->plugged(bus, dev);
         return true;
+    }
     if (bus)
         bus_detach(bus, dev);
     return false;
@@ -184,7 +192,7 @@ static bool set_properties(Device *dev, json_object *options, GError **error)
 
 static bool check_hotplug(Bus *bus, Device *dev, GError **error)
 {
-    const BusOps *ops = bus ? type_ops(bus->obj.type) : NULL;
+    const BusOps *ops = bus_ops(bus);
 
     if (!bus)
         return fail(error, ERR_UNSUPPORTED, "device '%s' cannot be plugged into a running machine",
@@ -252,7 +260,7 @@ bool device_unplug(Machine *m, const char *id, GError **error)
 
     if (!dev)
         return fail(error, ERR_DEVICE_NOT_FOUND, "Device '%s' not found", id);
-    ops = dev->bus ? type_ops(dev->bus->obj.type) : NULL;
+    ops = bus_ops(dev->bus);
     if (!ops || !ops->unplug)
         return fail(error, ERR_UNSUPPORTED, "device '%s' cannot be unplugged from a running machine",
                     id);
@@ -287,10 +295,11 @@ static json_object *get_hotplugged(Object *obj, const Property *prop)
 
 static json_object *get_hotpluggable(Object *obj, const Property *prop)
 {
-    const Bus *bus = DEVICE(obj)->bus;
-    const BusOps *ops = bus ? type_ops(bus->obj.type) : NULL;
+    Device *dev = DEVICE(obj);
+    const BusOps *ops = bus_ops(dev->bus);
 
-    return json_object_new_boolean(ops && ops->unplug);
+    return json_object_new_boolean(ops && ops->unplug && ops->can_hotplug &&
+                                   ops->can_hotplug(dev->bus, dev, NULL));
 }
 
 static json_object *get_parent_bus(Object *obj, const Property *prop)

@@ -30,8 +30,10 @@ typedef struct BusOps {
     /* Checks an address and takes the slot, before realize; fills in an automatic one. */
     bool (*attach)(Bus *bus, Device *dev, GError **error);
     void (*detach)(Bus *bus, Device *dev);
-    /* May this device come and go while the guest runs?  NULL: none on this bus may. */
+    /* May this device come (it is on no bus yet) and go while the guest runs?  NULL: none may. */
     bool (*can_hotplug)(Bus *bus, Device *dev, GError **error);
+    /* A device that came while the guest runs is realized.  May be NULL. */
+    void (*plugged)(Bus *bus, Device *dev);
     /* device_del: asks the guest, or removes it at once (device_delete).  NULL: refused. */
     bool (*unplug)(Bus *bus, Device *dev, GError **error);
     /* "0000:00:02.0" for `info qtree` and errors; g_free; may be NULL. */

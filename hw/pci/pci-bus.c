@@ -135,7 +135,7 @@ static char *pci_bus_address(Bus *b, Device *d)
 PciDevice *pci_find(PciBus *bus, uint8_t number, uint8_t devfn)
 {
     if (bus_number(bus) == number && (number || !pci_bus_bridge(bus)))
-        return bus->devices[devfn];
+        return bus->off ? NULL : bus->devices[devfn];
     for (unsigned i = 0; i < G_N_ELEMENTS(bus->devices); i++) {
         PciBus *behind = bus->devices[i] ? pci_bridge_bus(bus->devices[i]) : NULL;
         if (!behind)
@@ -207,8 +207,39 @@ void pci_bus_set_intx(PciBus *bus, PciDevice *dev, unsigned pin, bool level)
         irq_set(bus->intx[pin], level);
 }
 
+/* ---- Hot-plug ---- */
+
+static bool pci_bus_can_hotplug(Bus *b, Device *d, GError **error)
+{
+    PciBus *bus = PCI_BUS(b);
+    PciDevice *dev = PCI_DEVICE(d);
+
+    if (!bus->hotplug) {
+        fail(error, ERR_UNSUPPORTED, "devices of bus '%s' cannot come and go while the machine runs",
+             b->obj.name);
+        return error_hint(error, "those behind a pcie-root-port can: bus=ID of one");
+    }
+    if (pci_ops(dev)->no_hotplug)
+        return fail(error, ERR_UNSUPPORTED, "device '%s' cannot come and go while the machine runs",
+                    d->obj.type->name);
+    return d->bus || bus->hotplug->takes(bus, dev, error);
+}
+
+static void pci_bus_plugged(Bus *b, Device *d)
+{
+    if (PCI_BUS(b)->hotplug)
+        PCI_BUS(b)->hotplug->plugged(PCI_BUS(b), PCI_DEVICE(d));
+}
+
+static bool pci_bus_unplug(Bus *b, Device *d, GError **error)
+{
+    return pci_bus_can_hotplug(b, d, error) &&
+           PCI_BUS(b)->hotplug->unplug(PCI_BUS(b), PCI_DEVICE(d), error);
+}
+
 static const BusOps pci_bus_ops = {
-    .attach = pci_bus_attach, .detach = pci_bus_detach, .address = pci_bus_address,
+    .attach = pci_bus_attach, .detach = pci_bus_detach, .can_hotplug = pci_bus_can_hotplug,
+    .plugged = pci_bus_plugged, .unplug = pci_bus_unplug, .address = pci_bus_address,
 };
 
 static const Type pci_bus_type = {

@@ -2,6 +2,13 @@
 #pragma once
 #include "hw/pci/pci.h"
 
+/* What lets the devices of a bus come and go while the guest runs.  VM lock. */
+typedef struct PciHotplugOps {
+    bool (*takes)(PciBus *bus, PciDevice *dev, GError **error);     /* before it is attached */
+    void (*plugged)(PciBus *bus, PciDevice *dev);                   /* it works: tell the guest */
+    bool (*unplug)(PciBus *bus, PciDevice *dev, GError **error);    /* asks the guest */
+} PciHotplugOps;
+
 /* Maps each BAR where the command register and the BAR's own bits say. */
 void pci_update_mappings(PciDevice *dev);
 /* Tells the bus about INTx after a change of level or of Interrupt Disable. */

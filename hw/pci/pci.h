@@ -76,6 +76,9 @@ struct PciBus {
     void *opaque;                           /* of set_intx */
     uint16_t intx_count[4];                 /* asserted inputs of each pin after swizzling */
     void (*devices_changed)(PciBus *bus);   /* one was attached or detached; NULL: nobody cares */
+    struct PcieSlot *slot;                  /* behind a port: the slot that this bus is; else NULL */
+    const struct PciHotplugOps *hotplug;    /* NULL: none while the guest runs */
+    bool off;                               /* no power: config cycles find nothing */
     uint8_t slots;                          /* that there are; 0: 32 (a PCIe link has 1) */
     uint8_t slot_reserved[32];              /* not given out automatically */
 };

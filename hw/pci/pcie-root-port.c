@@ -4,43 +4,50 @@
  * behind.
  */
 #include <linux/pci_regs.h>
-#include "hw/pci/pci-int.h"
+#include "hw/pci/pcie-slot.h"
 #include "src/base/util.h"
 
 /* The ids of QEMU's generic root port, which firmware and guests know. */
 enum { PCI_VENDOR_REDHAT = 0x1b36, PCI_DEVICE_ROOT_PORT = 0x000c };
 enum { SSVID_CAP_SIZE = 8 };
 
+#define MSIX_BAR_SIZE 0x1000u
+
 typedef struct PcieRootPort {
     PciBridge bridge;
-    uint8_t port, chassis;
-    uint16_t slot;
+    PcieSlot slot;
+    Region msix_bar;
+    uint8_t port, chassis;                  /* properties */
+    uint16_t slot_number;
+    bool hotplug;
 } PcieRootPort;
-
-/* What a device on the link changes in the slot and link registers (7.5.3.8, 7.5.3.11). */
-static void update_presence(PciBus *bus)
-{
-    PciDevice *dev = pci_bus_bridge(bus);
-    uint8_t *cap = dev->config + dev->exp_cap;
-    bool there = bus->devices[0];
-    uint16_t slot = ld_le16(cap + PCI_EXP_SLTSTA) & ~PCI_EXP_SLTSTA_PDS;
-    uint16_t link = ld_le16(cap + PCI_EXP_LNKSTA) & ~PCI_EXP_LNKSTA_DLLLA;
-
-    st_le16(cap + PCI_EXP_SLTSTA, slot | (there ? PCI_EXP_SLTSTA_PDS : 0));
-    st_le16(cap + PCI_EXP_LNKSTA, link | (there ? PCI_EXP_LNKSTA_DLLLA : 0));
-}
 
 /* Secondary Bus Reset (7.5.1.3.11) resets what is behind while it is set. */
 static void root_port_config_written(PciDevice *dev, unsigned offset, unsigned size)
 {
     PciBus *bus = pci_bridge_bus(dev);
 
+    pcie_slot_config_written(&((PcieRootPort *)dev)->slot, offset, size);
     if (offset > PCI_BRIDGE_CONTROL || offset + size <= PCI_BRIDGE_CONTROL ||
         !(ld_le16(dev->config + PCI_BRIDGE_CONTROL) & PCI_BRIDGE_CTL_BUS_RESET))
         return;
     for (unsigned i = 0; i < G_N_ELEMENTS(bus->devices); i++)
         if (bus->devices[i])
             pci_bus_reset_device(bus->devices[i]);
+}
+
+/* For the slot's events. */
+static bool add_msix(PcieRootPort *p, GError **error)
+{
+    PciDevice *dev = &p->bridge.pci;
+
+    region_init_container(&p->msix_bar, OBJECT(p), "pcie-root-port-msix", MSIX_BAR_SIZE);
+    if (!pci_msix_init(dev, 1, 0, &p->msix_bar, 0, MSIX_BAR_SIZE / 2, error)) {
+        region_destroy(&p->msix_bar);
+        return false;
+    }
+    pci_register_bar(dev, 0, PCI_BAR_MEM, &p->msix_bar);
+    return true;
 }
 
 static bool root_port_realize(Object *obj, GError **error)
@@ -55,21 +62,48 @@ static bool root_port_realize(Object *obj, GError **error)
                     dev->dev.bus->obj.name);
     dev->intx_pin = 1;
     cap = pcie_add_capability(dev, PCI_EXP_TYPE_ROOT_PORT, p->port);
-    st_le16(dev->config + cap + PCI_EXP_FLAGS,
-            ld_le16(dev->config + cap + PCI_EXP_FLAGS) | PCI_EXP_FLAGS_SLOT);
-    st_le32(dev->config + cap + PCI_EXP_SLTCAP, (uint32_t)(p->slot ? p->slot : p->chassis) << 19);
+    pcie_slot_init(&p->slot, dev, p->bridge.bus, p->slot_number ? p->slot_number : p->chassis,
+                   p->hotplug);
     st_le16(dev->wmask + cap + PCI_EXP_RTCTL, PCI_EXP_RTCTL_SECEE | PCI_EXP_RTCTL_SENFEE |
                                                   PCI_EXP_RTCTL_SEFEE | PCI_EXP_RTCTL_PMEIE);
     ssvid = pci_add_capability(dev, PCI_CAP_ID_SSVID, SSVID_CAP_SIZE);
     st_le16(dev->config + ssvid + PCI_SSVID_VENDOR_ID, PCI_VENDOR_REDHAT);
-    p->bridge.bus->devices_changed = update_presence;
+    return !p->hotplug || add_msix(p, error);
+}
+
+static void root_port_unrealize(Object *obj)
+{
+    PcieRootPort *p = (PcieRootPort *)obj;
+
+    pcie_slot_fini(&p->slot);
+    pci_msix_uninit(&p->bridge.pci);
+    region_destroy(&p->msix_bar);
+}
+
+static void root_port_reset(Object *obj)
+{
+    pcie_slot_reset(&((PcieRootPort *)obj)->slot);
+}
+
+static bool root_port_post_load(void *obj, uint32_t version, GError **error)
+{
+    pcie_slot_state_loaded(&((PcieRootPort *)obj)->slot);
     return true;
 }
+
+static const StateField root_port_fields[] = {
+    FIELD_STRUCT(PcieRootPort, slot, pcie_slot_state),
+    {}
+};
+static const StateTable root_port_state = { .fields = root_port_fields,
+                                            .post_load = root_port_post_load };
 
 static const Property root_port_props[] = {
     PROP("port", PcieRootPort, port, .help = "port number, in the link capabilities"),
     PROP("chassis", PcieRootPort, chassis, .help = "number of the chassis that the slot is in"),
-    PROP("slot", PcieRootPort, slot, .max = 0x1fff, .help = "physical slot number; 0: the chassis"),
+    PROP("slot", PcieRootPort, slot_number, .max = 0x1fff, .help = "physical slot number; 0: the chassis"),
+    PROP("hotplug", PcieRootPort, hotplug, .def.b = true,
+         .help = "what is in the slot may come and go while the guest runs"),
     {}
 };
 
@@ -82,6 +116,7 @@ static const Type root_port_type = {
     .name = "pcie-root-port", .parent = "pci-bridge-base", .help = "PCI Express root port",
     .category = "Bridge",
     .size = sizeof(PcieRootPort), .user_creatable = true, .props = root_port_props,
-    .realize = root_port_realize, .ops = &root_port_ops,
+    .state = &root_port_state, .realize = root_port_realize, .unrealize = root_port_unrealize,
+    .reset = root_port_reset, .ops = &root_port_ops,
 };
 TYPE_REGISTER(root_port_type)

@@ -229,3 +229,74 @@ class OtherWays(Guest):
     def test_poweroff(self):
         self.machine.type("poweroff\n")
         equal(self.machine.wait(60), 0, "exit status")
+
+
+class HotPlug(Guest):
+    """A disk and an entropy source behind PCI Express root ports come and go; the kernel's pciehp takes part."""
+    group = 3
+    arguments = ("-device", "pcie-root-port,id=port1,chassis=1", "-device", "pcie-root-port,id=port2,chassis=2")
+
+    def setup(self):
+        super().setup()
+        self.image = self.folder.name + "/extra.raw"
+        with open(self.image, "wb") as image:
+            image.truncate(16 << 20)
+
+    def add_disk(self, port):
+        self.machine.qmp("blockdev-add", driver="file", node_name="extra", filename=self.image)
+        self.machine.qmp("device_add", driver="virtio-blk-pci", id="extra-disk", bus=port, drive="extra",
+                         serial="extra")
+        self.in_guest("[ -b /dev/vdb ]")
+
+    def in_guest(self, condition):
+        """Until it is so in the guest."""
+        self.machine.shell("for i in $(seq 300); do if %s; then break; fi; sleep 0.1; done; %s"
+                           % (condition, condition))
+
+    def remove_disk(self):
+        self.machine.qmp("device_del", id="extra-disk")
+        event = self.machine.qmp.wait_event("DEVICE_DELETED", 60)
+        equal(event["data"]["device"], "extra-disk", "device in the event")
+        self.in_guest("[ ! -e /dev/vdb ]")
+        self.machine.qmp("blockdev-del", node_name="extra")
+
+    def test_pciehp_has_the_ports(self):
+        equal(self.machine.shell("ls /sys/bus/pci/slots").split(), ["1", "2"], "slots")
+
+    def test_disk_comes(self):
+        self.add_disk("port1")
+        equal(self.machine.shell("cat /sys/block/vdb/serial; echo").strip(), "extra", "serial")
+        self.machine.shell("seq 100000 | dd of=/dev/vdb conv=fsync 2>/dev/null")
+        with open(self.image, "rb") as image:
+            check(image.read(16) == b"1\n2\n3\n4\n5\n6\n7\n8\n", "the image does not hold what was written")
+
+    def test_disk_goes(self):
+        self.remove_disk()
+        equal(self.machine.shell("cat /sys/bus/pci/slots/1/power").strip(), "0", "power of the slot")
+
+    def test_disk_comes_back_and_goes_under_load(self):
+        self.add_disk("port2")
+        self.machine.shell("(while dd if=/dev/vdb of=/dev/null bs=64k; do :; done) >/dev/null 2>&1 & true")
+        self.remove_disk()
+
+    def test_entropy_comes_and_goes(self):
+        self.machine.qmp("device_add", driver="virtio-rng-pci", id="extra-rng", bus="port1")
+        self.in_guest("grep -q virtio_rng.1 /sys/class/misc/hw_random/rng_available")
+        self.machine.qmp("device_del", id="extra-rng")
+        self.machine.qmp.wait_event("DEVICE_DELETED", 60)
+
+    def test_guest_switches_a_slot_off_and_on(self):
+        self.add_disk("port1")
+        self.machine.shell("echo 0 >/sys/bus/pci/slots/1/power")
+        self.in_guest("[ ! -e /dev/vdb ]")
+        self.machine.shell("echo 1 >/sys/bus/pci/slots/1/power")
+        self.in_guest("[ -b /dev/vdb ]")
+        self.remove_disk()
+
+    def test_kernel_is_content(self):
+        text = self.machine.shell("dmesg | grep -iE 'pciehp|pcieport|virtio' | grep -iE 'fail|error|timeout|cannot'; true")
+        check(not [line for line in text.split("\n") if line and "I/O error" not in line], text)
+
+    def test_still_fine(self):
+        self.machine.type("poweroff\n")
+        equal(self.machine.wait(60), 0, "exit status")
