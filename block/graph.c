@@ -16,7 +16,7 @@
 static const char *const absent_drivers[] = {
     "blkdebug", "blklogwrites", "blkverify", "bochs", "cloop", "compress", "copy-before-write",
     "copy-on-read", "dmg", "ftp", "ftps", "gluster", "host_cdrom", "http", "https", "io_uring",
-    "iscsi", "nbd", "nfs", "nvme", "nvme-io_uring", "parallels",
+    "iscsi", "nfs", "nvme", "nvme-io_uring", "parallels",
     "preallocate", "qcow", "qed", "quorum", "rbd", "replication", "snapshot-access",
     "ssh", "vdi", "vhdx", "virtio-blk-vfio-pci", "virtio-blk-vhost-user",
     "virtio-blk-vhost-vdpa", "vmdk", "vpc", "vvfat", NULL

@@ -418,11 +418,11 @@ START_TEST(drives_refused)
         text = g_strdup_printf("%s,%s", path, cases[i].options);
         drive_refused(t.graph, text, cases[i].part);
     }
-    drive_refused(t.graph, "nbd:localhost:10809,format=raw", "protocol 'nbd'");
-    drive_refused(t.graph, "file.filename=nbd:x,file.locking=off,format=raw", "protocol 'nbd'");
+    drive_refused(t.graph, "iscsi:localhost:10809,format=raw", "protocol 'iscsi'");
+    drive_refused(t.graph, "file.filename=ssh:x,file.locking=off,format=raw", "protocol 'ssh'");
     drive_refused(t.graph, "file.locking=off,format=raw", "driver");
     drive_refused(t.graph, "if=virtio", "file=");
-    drive_refused(t.graph, "json:{\"driver\":\"nbd\"},format=raw", "not in this build");
+    drive_refused(t.graph, "json:{\"driver\":\"nfs\"},format=raw", "not in this build");
     drive_refused(t.graph, "/nonexistent,format=raw", "No such file");
     g_free(text);
     ck_assert(g_file_set_contents(path, "QED\0\0\0\0\3", 8, NULL));
