@@ -1,4 +1,5 @@
 /* The driver: the verbs of requests, each of which passes the gate. */
+#include "block/qcow2/image.h"
 #include "block/qcow2/io.h"
 #include "block/qcow2/options.h"
 #include <errno.h>
@@ -177,6 +178,7 @@ static const BlockDriver qcow2_driver = {
     .co_zero = qcow2_co_zero,
     .co_discard = qcow2_co_discard,
     .co_map = qcow2_co_map,
+    .co_resize = qcow2_co_resize,
     .child_perm = qcow2_child_perm,
     .child_changed = qcow2_child_changed,
     .has_backing = true,
@@ -185,5 +187,6 @@ static const BlockDriver qcow2_driver = {
     .reopen_abort = qcow2_reopen_abort,
     .image_info = qcow2_image_info,
     .describe = qcow2_describe,
+    .image = &qcow2_image_verbs,
 };
 BLOCK_DRIVER(qcow2_driver)

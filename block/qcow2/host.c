@@ -21,7 +21,7 @@ void *qcow2_memory(Qcow2 *s, uint64_t bytes)
 static void tell(Qcow2 *s, GError **error, int ret, const char *verb, const char *what,
                  uint64_t offset)
 {
-    const char *name = block_node_filename(s->node);
+    const char *name = block_node_filename(s->file);
     int64_t now = loop_clock_ns();
     bool quiet;
 

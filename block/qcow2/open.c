@@ -1,5 +1,8 @@
 /* Opening, closing and reopening an image. */
+#include "block/qcow2/bitmaps.h"
+#include "block/qcow2/check.h"
 #include "block/qcow2/options.h"
+#include "block/qcow2/snapshot.h"
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -51,6 +54,8 @@ static void free_all(Qcow2 *s)
         qcow2_cache_free(&s->refcount_cache);
     qcow2_overlap_free(s);
     qcow2_frees_free(s);
+    if (s->snapshots)
+        g_array_free(s->snapshots, TRUE);
     g_hash_table_destroy(s->l1_dirty);
     g_hash_table_destroy(s->reftable_dirty);
     g_free(s->l1);
@@ -99,6 +104,21 @@ static bool co_fn read_tables(Qcow2 *s, GError **error)
     return s->reftable != NULL;
 }
 
+/* "Bitmaps extension": without the autoclear bit it is out of date. */
+static bool find_bitmaps(Qcow2 *s, GError **error)
+{
+    const Qcow2Extension *e = qcow2_extension(s, QCOW2_EXT_BITMAPS);
+
+    if (!e || !(s->header.autoclear & QCOW2_AUTOCLEAR_BITMAPS))
+        return true;
+    if (e->length != 24)
+        return fail(error, ERR_CORRUPT, "'%s': bitmaps_ext: Invalid extension length",
+                    block_node_filename(s->file));
+    s->bitmaps_length = ld_be64(e->data + 8);
+    s->bitmaps_offset = ld_be64(e->data + 16);
+    return true;
+}
+
 /* What an image must be like to be written. */
 
 static bool check_writable(Qcow2 *s, const Qcow2Options *o, GError **error)
@@ -110,24 +130,37 @@ static bool check_writable(Qcow2 *s, const Qcow2Options *o, GError **error)
              block_node_filename(s->file));
         return error_hint(error, "check and repair it with vireo-img check -r all");
     }
-    if (s->header.incompatible & QCOW2_INCOMPAT_DIRTY) {
-        fail(error, ERR_UNSUPPORTED, "'%s': the image was not closed properly: its refcounts are to "
-             "be made anew first", block_node_filename(s->file));
-        return error_hint(error, "check and repair it with vireo-img check -r all");
-    }
     return true;
+}
+
+/* Somebody postponed refcounts and did not come to write them. */
+static bool co_fn repair_dirty(Qcow2 *s, const Qcow2Options *o, GError **error)
+{
+    BlockCheck result = { 0 };
+
+    if (!s->writable || o->check || !(s->header.incompatible & QCOW2_INCOMPAT_DIRTY))
+        return true;
+    if (qcow2_check(s, &result, BLOCK_FIX_LEAKS | BLOCK_FIX_ERRORS, error) < 0)
+        return error_prefix(error, "Could not repair dirty image: ");
+    return !(result.check_errors || result.corruptions) ||
+           fail(error, ERR_CORRUPT, "'%s' was not closed properly, and could not be repaired",
+                block_node_filename(s->file));
+}
+
+static uint64_t autoclear_kept(const Qcow2 *s)
+{
+    return (s->data_file_raw ? QCOW2_AUTOCLEAR_DATA_FILE_RAW : 0) |
+           (s->bitmaps_offset ? QCOW2_AUTOCLEAR_BITMAPS : 0);
 }
 
 /* Unknown autoclear bits say that something depends on the image's contents that we do not keep up. */
 static bool co_fn first_writes(Qcow2 *s, const Qcow2Options *o, GError **error)
 {
-    uint64_t keep = s->data_file_raw ? QCOW2_AUTOCLEAR_DATA_FILE_RAW : 0;
-
     s->corrupt = s->writable && s->header.incompatible & QCOW2_INCOMPAT_CORRUPT;
     if (!s->writable)
         return true;
     qcow2_overlap_init(s);
-    return qcow2_set_autoclear(s, 0, s->header.autoclear & ~keep, error) == 0;
+    return qcow2_set_autoclear(s, 0, s->header.autoclear & ~autoclear_kept(s), error) == 0;
 }
 
 /* Unused slices are forgotten after a while. */
@@ -182,7 +215,10 @@ static bool co_fn open_image(Qcow2 *s, json_object *options, const Qcow2Options 
     return check_writable(s, o, error) && check_lazy(s, o, error) &&
            refuse_encryption(s, options, error) && read_tables(s, error) &&
            qcow2_make_caches(s, o, error) && qcow2_open_data_file(s, options, error) &&
-           qcow2_open_backing(s, options, o->chain_depth, error) && first_writes(s, o, error);
+           qcow2_open_backing(s, options, o->chain_depth, error) &&
+           qcow2_snapshots_read(s, error) == 0 && find_bitmaps(s, error) &&
+           first_writes(s, o, error) &&
+           (!s->bitmaps_offset || qcow2_bitmaps_load(s, error) == 0) && repair_dirty(s, o, error);
 }
 
 bool co_fn qcow2_open(BlockNode *node, json_object *options, GError **error)
@@ -222,11 +258,14 @@ static int co_fn fill_last_cluster(Qcow2 *s)
 /* Everything to the disk; nothing is in flight. */
 static int co_fn put_to_rest(Qcow2 *s)
 {
+    g_autoptr(GError) error = NULL;
     int ret;
 
     if (!s->writable || __atomic_load_n(&s->corrupt, __ATOMIC_RELAXED))
         return 0;
     qcow2_exclusive_begin(s);
+    if (qcow2_bitmaps_store(s, &error) < 0)
+        error_report(error);               /* they are marked as in use: nobody will trust them */
     ret = qcow2_settle(s);
     if (ret == 0 && s->file_grows)
         ret = fill_last_cluster(s);
@@ -289,13 +328,18 @@ void co_fn qcow2_reopen_commit(BlockNode *node, BlockReopen *reopen)
     s->writable = !reopen->read_only;
     if (s->writable && !s->overlap)
         qcow2_overlap_init(s);
-    if (s->writable && qcow2_set_autoclear(s, 0, s->header.autoclear &
-                                           ~(s->data_file_raw ? QCOW2_AUTOCLEAR_DATA_FILE_RAW : 0),
-                                           &error) < 0)
+    if (s->writable && (qcow2_set_autoclear(s, 0, s->header.autoclear & ~autoclear_kept(s),
+                                            &error) < 0 ||
+                        qcow2_bitmaps_begin_use(s, &error) < 0))
         error_report(error);
 }
 
 void co_fn qcow2_reopen_abort(BlockNode *node, BlockReopen *reopen)
 {
+    Qcow2 *s = qcow2_of(node);
+    g_autoptr(GError) error = NULL;
+
     g_free(g_steal_pointer(&reopen->state));
+    if (s->writable && qcow2_bitmaps_begin_use(s, &error) < 0)
+        error_report(error);
 }

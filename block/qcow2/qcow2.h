@@ -210,6 +210,7 @@ typedef struct Qcow2 {
     unsigned refblock_bits;                /* entries in a refcount block: 1 << refblock_bits */
     uint64_t *l1;                          /* header.l1_size entries; atomic, host byte order */
     GArray *snapshots;                     /* of Qcow2Snapshot */
+    uint64_t snapshot_table_bytes;         /* on disk */
     Qcow2Crypto crypto;
     json_object *crypto_info;              /* for ImageInfo; owned; NULL: not encrypted */
     bool discard_passes[QCOW2_DISCARD__COUNT], discard_no_unref;
@@ -258,7 +259,6 @@ typedef struct Qcow2 {
     gint autoclear_done;                   /* atomic */
     pthread_mutex_t warn_mutex;
     int64_t warned_ns;                     /* warn_mutex */
-    void *bitmaps;                         /* bitmaps.c's own */
 } Qcow2;
 
 static inline Qcow2 *qcow2_of(BlockNode *node)

@@ -1,0 +1,281 @@
+/* Changing an image's header: options that cost little to change, and the backing file's name. */
+#include "block/qcow2/image.h"
+#include "block/qcow2/io.h"
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+static void set_text(char **to, const char *text)
+{
+    char *copy = g_strdup(text);
+
+    g_free(*to);
+    *to = copy;
+}
+
+/* Under the exclusive gate.  The header in memory is what it was when writing fails. */
+static int co_fn write_backing(Qcow2 *s, const char *filename, const char *format, GError **error)
+{
+    g_autofree char *old_file = g_steal_pointer(&s->header.backing_file);
+    g_autofree char *old_format = g_steal_pointer(&s->header.backing_format);
+    int ret;
+
+    s->header.backing_file = g_strdup(filename);
+    s->header.backing_format = g_strdup(filename ? format : NULL);
+    ret = qcow2_header_write(s, error);
+    if (ret < 0) {
+        set_text(&s->header.backing_file, old_file);
+        set_text(&s->header.backing_format, old_format);
+    }
+    return ret;
+}
+
+static bool check_backing(Qcow2 *s, const char *filename, GError **error)
+{
+    if (!filename)
+        return true;
+    if (s->data_file_raw)
+        return fail(error, ERR_INVALID_PARAMETER,
+                    "Cannot set a backing file for an image with data-file-raw");
+    return strlen(filename) <= 1023 ||
+           fail(error, ERR_INVALID_PARAMETER, "Backing file name too long");
+}
+
+int co_fn qcow2_co_set_backing(BlockNode *node, const char *filename, const char *format,
+                               GError **error)
+{
+    Qcow2 *s = qcow2_of(node);
+    int ret = -EINVAL;
+
+    if (filename && !*filename)
+        filename = NULL;
+    if (!check_backing(s, filename, error))
+        return ret;
+    qcow2_exclusive_begin(s);
+    ret = write_backing(s, filename, format, error);
+    qcow2_exclusive_end(s);
+    return ret;
+}
+
+/* Amending. */
+
+typedef struct Amend {
+    Qcow2 *s;
+    Qcow2Create now, then;                 /* what the image is; what it is to be */
+    json_object *options;
+} Amend;
+
+static bool given(const Amend *a, const char *key)
+{
+    return json_object_object_get_ex(a->options, key, NULL);
+}
+
+static bool refuse(GError **error, const char *what)
+{
+    return fail(error, ERR_UNSUPPORTED, "Changing the %s is not supported", what);
+}
+
+/* What cannot be changed may be said if it is what it is. */
+static bool check_constants(const Amend *a, GError **error)
+{
+    const Qcow2 *s = a->s;
+
+    if (given(a, "cluster-size") && a->then.cluster_size != s->cluster_size)
+        return refuse(error, "cluster size");
+    if (given(a, "refcount-bits") && a->then.refcount_bits != s->refcount_bits)
+        return refuse(error, "refcount entry width");
+    if (given(a, "compression-type") && a->then.compression_type != s->header.compression_type)
+        return refuse(error, "compression type");
+    if (given(a, "extended-l2") && a->then.extended_l2 != s->extended_l2)
+        return refuse(error, "kind of L2 entries");
+    if (given(a, "preallocation"))
+        return fail(error, ERR_UNSUPPORTED, "Preallocation can only be changed with resize");
+    if (given(a, "data-file") && g_strcmp0(a->then.data_file, s->header.data_file))
+        return refuse(error, "external data file");
+    if (given(a, "data-file-raw") && a->then.data_file_raw && !s->data_file_raw)
+        return fail(error, ERR_UNSUPPORTED,
+                    "data-file-raw cannot be set on existing images");
+    if (given(a, "size") && a->then.size != s->header.size)
+        return fail(error, ERR_UNSUPPORTED, "The size is changed by resize");
+    return true;
+}
+
+static bool check_downgrade(const Amend *a, GError **error)
+{
+    const Qcow2 *s = a->s;
+
+    if (s->header.incompatible & ~QCOW2_INCOMPAT_DIRTY)
+        return fail(error, ERR_UNSUPPORTED, "Cannot downgrade an image with incompatible features "
+                    "set");
+    if (s->refcount_bits != 16)
+        return fail(error, ERR_UNSUPPORTED, "compat=0.10 requires refcount_bits=16");
+    if (s->header.nb_snapshots)
+        return fail(error, ERR_UNSUPPORTED, "Cannot downgrade an image that has snapshots");
+    if (s->header.autoclear & QCOW2_AUTOCLEAR_BITMAPS)
+        return fail(error, ERR_UNSUPPORTED, "Cannot downgrade an image that has bitmaps");
+    if (given(a, "lazy-refcounts") && a->then.lazy_refcounts)
+        return fail(error, ERR_INVALID_PARAMETER, "Lazy refcounts only supported with "
+                    "compatibility level 1.1 and above (use compat=1.1 or greater)");
+    return true;
+}
+
+/* Version 2 has no zero clusters: they become nothing, or (above a backing file) written zeroes. */
+static int co_fn expand_zeroes(Qcow2 *s, GError **error)
+{
+    bool backed = qcow2_backing(s) != NULL;
+    Qcow2Extent extent;
+    int ret = 0;
+
+    if (!backed && s->header.backing_file) {
+        fail(error, ERR_BAD_STATE, "Cannot downgrade an image without its backing file");
+        return -EINVAL;
+    }
+    for (uint64_t at = 0; ret == 0 && at < s->header.size; at += extent.bytes) {
+        ret = qcow2_map(s, at, s->header.size - at, &extent);
+        if (ret < 0 || (extent.kind != QCOW2_ZERO_PLAIN && extent.kind != QCOW2_ZERO_ALLOC))
+            continue;
+        extent.bytes = MIN(extent.bytes, MAX(s->cluster_size, 1 * MiB));
+        if (backed) {
+            g_autofree uint8_t *zeroes = g_malloc0(extent.bytes);
+
+            ret = qcow2_guest_write(s, at, &(struct iovec){ zeroes, extent.bytes }, 1,
+                                    extent.bytes);
+        } else {
+            ret = qcow2_guest_discard(s, at, extent.bytes, QCOW2_DISCARD_OTHER, true);
+        }
+    }
+    if (ret == 0)
+        ret = qcow2_settle(s);
+    if (ret < 0)
+        fail_errno(error, -ret, "Failed to turn zero into data clusters");
+    return ret;
+}
+
+static int co_fn change_version(Amend *a, unsigned version, GError **error)
+{
+    Qcow2Header *h = &a->s->header;
+    uint64_t compatible = h->compatible, autoclear = h->autoclear;
+    unsigned old = h->version;
+    int ret = 0;
+
+    if (version == old)
+        return 0;
+    if (version < old) {
+        if (!check_downgrade(a, error))
+            return -ENOTSUP;
+        ret = expand_zeroes(a->s, error);
+        h->compatible = h->autoclear = 0;
+    }
+    if (ret == 0) {
+        h->version = version;
+        ret = qcow2_header_write(a->s, error);
+    }
+    if (ret < 0) {
+        h->version = old;
+        h->compatible = compatible;
+        h->autoclear = autoclear;
+    }
+    return ret;
+}
+
+/* Features of the header. */
+static int co_fn change_features(Amend *a, GError **error)
+{
+    Qcow2 *s = a->s;
+    uint64_t compatible = s->header.compatible;
+    int ret = 0;
+
+    if (given(a, "lazy-refcounts")) {
+        if (a->then.lazy_refcounts && s->header.version < 3) {
+            fail(error, ERR_INVALID_PARAMETER, "Lazy refcounts only supported with compatibility "
+                 "level 1.1 and above (use compat=1.1 or greater)");
+            return -EINVAL;
+        }
+        s->header.compatible = (compatible & ~QCOW2_COMPAT_LAZY_REFCOUNTS) |
+                               (a->then.lazy_refcounts ? QCOW2_COMPAT_LAZY_REFCOUNTS : 0);
+        if (s->header.compatible != compatible)
+            ret = qcow2_header_write(s, error);
+        if (ret < 0)
+            s->header.compatible = compatible;
+    }
+    if (ret == 0 && given(a, "data-file-raw") && !a->then.data_file_raw && s->data_file_raw) {
+        ret = qcow2_set_autoclear(s, 0, QCOW2_AUTOCLEAR_DATA_FILE_RAW, error);
+        s->data_file_raw = ret < 0;
+    }
+    return ret;
+}
+
+static int co_fn change_backing(Amend *a, GError **error)
+{
+    const Qcow2Header *h = &a->s->header;
+    const char *file = given(a, "backing-file") ? a->then.backing_file : h->backing_file;
+    const char *format = given(a, "backing-fmt") ? a->then.backing_format : h->backing_format;
+
+    if (!given(a, "backing-file") && !given(a, "backing-fmt"))
+        return 0;
+    if (file && !*file)
+        file = NULL;
+    if (!g_strcmp0(file, h->backing_file) && !g_strcmp0(format, h->backing_format))
+        return 0;
+    return check_backing(a->s, file, error) ? write_backing(a->s, file, format, error) : -EINVAL;
+}
+
+static int co_fn amend(Amend *a, GError **error)
+{
+    bool has_version = given(a, "version");
+    int ret;
+
+    if (!check_constants(a, error))
+        return -ENOTSUP;
+    ret = qcow2_settle(a->s);
+    if (ret < 0) {
+        fail_errno(error, -ret, "'%s': writing metadata failed", block_node_filename(a->s->node));
+        return ret;
+    }
+    /* Up before what needs it, down after what must go before. */
+    if (has_version && a->then.version > a->s->header.version)
+        ret = change_version(a, a->then.version, error);
+    if (ret == 0)
+        ret = change_features(a, error);
+    if (ret == 0)
+        ret = change_backing(a, error);
+    if (ret == 0 && has_version)
+        ret = change_version(a, a->then.version, error);
+    return ret;
+}
+
+/* Options that are not given are what the image is, so that they can be checked together. */
+static json_object *complete(const Qcow2 *s, json_object *options)
+{
+    json_object *all = NULL;
+
+    json_object_deep_copy(options, &all, NULL);
+    if (!json_object_object_get_ex(all, "version", NULL))
+        json_object_object_add(all, "version",
+                               json_object_new_string(s->header.version == 2 ? "v2" : "v3"));
+    if (!json_object_object_get_ex(all, "cluster-size", NULL))
+        json_object_object_add(all, "cluster-size", json_object_new_int64(s->cluster_size));
+    if (json_object_object_get_ex(all, "backing-fmt", NULL) && s->header.backing_file &&
+        !json_object_object_get_ex(all, "backing-file", NULL))
+        json_object_object_add(all, "backing-file",
+                               json_object_new_string(s->header.backing_file));
+    return all;
+}
+
+int co_fn qcow2_co_amend(BlockNode *node, json_object *options, bool force, GError **error)
+{
+    Amend a = { .s = qcow2_of(node), .options = options };
+    g_autoptr(json_object) all = complete(a.s, options);
+    int ret;
+
+    if (!qcow2_create_parse(all, &a.then, error))
+        return -EINVAL;
+    qcow2_exclusive_begin(a.s);
+    ret = qcow2_may_write(a.s);
+    if (ret < 0)
+        fail_errno(error, -ret, "'%s' cannot be written", block_node_filename(node));
+    else
+        ret = amend(&a, error);
+    qcow2_exclusive_end(a.s);
+    return ret;
+}
