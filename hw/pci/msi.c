@@ -82,3 +82,10 @@ void pci_msi_reset(PciDevice *dev)
     if (dev->msi_cap)
         st_le32(msi_reg(dev, PCI_MSI_PENDING_64), 0);
 }
+
+bool pci_msi_is_pending_byte(const PciDevice *dev, unsigned offset)
+{
+    unsigned at = dev->msi_cap + PCI_MSI_PENDING_64;
+
+    return dev->msi_cap && offset >= at && offset < at + 4;
+}

@@ -29,6 +29,8 @@ void pci_msix_save(void *obj, StateWriter *w);
 bool pci_msix_load(void *obj, StateReader *r, GError **error);
 void pci_msi_config_changed(PciDevice *dev, unsigned offset, unsigned size);
 void pci_msi_reset(PciDevice *dev);
+/* Is config byte @offset one of MSI's Pending Bits, which the device itself sets? */
+bool pci_msi_is_pending_byte(const PciDevice *dev, unsigned offset);
 
 /* A PCI-to-PCI bridge: a type 1 header, and a bus behind it. */
 typedef struct PciBridge {

@@ -407,11 +407,15 @@ static bool load_config(void *obj, StateReader *r, GError **error)
     if (length != size)
         return fail(error, ERR_CORRUPT, "config space has %zu bytes, not %u", length, size);
     for (unsigned i = 0; i < size; i++) {
+        if (config[i] == dev->config[i])
+            continue;
         uint8_t fixed = ~(dev->wmask[i] | dev->w1cmask[i]);
         if (i == PCI_STATUS)
             fixed &= ~PCI_STATUS_INTERRUPT;
         if (dev->exp_cap && i == dev->exp_cap + PCI_EXP_LNKSTA + 1u)
             fixed &= ~(PCI_EXP_LNKSTA_DLLLA >> 8);      /* not while a slot is switched off */
+        if (pci_msi_is_pending_byte(dev, i))
+            continue;
         if ((config[i] ^ dev->config[i]) & fixed)
             return fail(error, ERR_CORRUPT,
                         "config space byte 0x%x: source has 0x%02x, this device 0x%02x", i,

@@ -440,7 +440,7 @@ static void virtio_pci_unrealize(Object *obj)
     VirtioPci *p = VIRTIO_PCI(obj);
 
     if (OBJECT(p->vdev)->realized) {
-        virtio_reset(p->vdev);
+        virtio_shut_down(p->vdev);
         object_unrealize(OBJECT(p->vdev));
     }
     if (p->interrupt_bh.loop)

@@ -238,6 +238,7 @@ static void reset_pending_queues(VirtioDevice *vdev)
 static void do_update(void *opaque)
 {
     VirtioDevice *vdev = opaque;
+    Object *outer = vdev->dev.obj.parent;   /* whose transport is in use */
 
     /* Stopping may run the loop, and so come here again. */
     vdev->update_again = true;
@@ -245,6 +246,7 @@ static void do_update(void *opaque)
         return;
     vdev->updating = true;
     object_ref(vdev);
+    object_ref(outer);
     while (vdev->update_again) {
         bool restart = vdev->restart;
         vdev->update_again = vdev->restart = false;
@@ -253,7 +255,7 @@ static void do_update(void *opaque)
         if (vdev->running && (restart || !should_run(vdev)))
             virtio_stop(vdev);
         reset_pending_queues(vdev);
-        if (vdev->resetting) {
+        if (vdev->resetting && OBJECT(vdev)->realized) {
             vdev->resetting = false;
             object_reset(OBJECT(vdev));
         }
@@ -262,6 +264,7 @@ static void do_update(void *opaque)
     }
     vdev->updating = false;
     object_unref(vdev);
+    object_unref(outer);
 }
 
 void virtio_update(VirtioDevice *vdev)
@@ -353,6 +356,15 @@ void virtio_reset(VirtioDevice *vdev)
 {
     vdev->resetting = true;
     virtio_update(vdev);
+}
+
+void virtio_shut_down(VirtioDevice *vdev)
+{
+    virtio_reset(vdev);
+    /* An update that waits for requests has run the loop, which unplugs the device: then what it
+     * began is done here, and it finds nothing left to do. */
+    if (vdev->running)
+        virtio_stop(vdev);
 }
 
 bool virtio_enable_queue(VirtioDevice *vdev, unsigned index)
@@ -475,7 +487,7 @@ static void free_queues(VirtioDevice *vdev)
     g_clear_pointer(&vdev->config, g_free);
 }
 
-/* Before the leaf's own unrealize: virtio-pci stops the device first (virtio_reset). */
+/* Before the leaf's own unrealize: virtio-pci stops the device first (virtio_shut_down). */
 static void virtio_device_unrealize(Object *obj)
 {
     VirtioDevice *vdev = VIRTIO_DEVICE(obj);

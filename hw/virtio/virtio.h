@@ -106,6 +106,8 @@ const char *virtio_name(const VirtioDevice *vdev);       /* for messages: its id
  * waits for 0, 4.1.4.3.2).  In the main thread it is done on return.  False: not accepted. */
 bool virtio_set_status(VirtioDevice *vdev, uint8_t status);
 void virtio_reset(VirtioDevice *vdev);
+/* Main thread, before unrealize: on return no handler runs any more and no request is in flight. */
+void virtio_shut_down(VirtioDevice *vdev);
 /* Starts or stops the data plane as status, run state and bus mastering now ask for. */
 void virtio_update(VirtioDevice *vdev);
 void virtio_set_guest_features(VirtioDevice *vdev, uint64_t features);

@@ -194,6 +194,47 @@ DEVICE_TEST(state_of_ports_and_devices, BOARD)
     ck_assert_uint_eq(mem_read(m, 0xc0100012, 2), 1);
 }
 
+/* ---- MSI, by a device of the test's own ---- */
+
+enum { MSI_VECTORS = 4, MSI_DATA = 0x40 };
+
+static bool msi_realize(Object *obj, GError **error)
+{
+    return pci_msi_init(PCI_DEVICE(obj), MSI_VECTORS, error);
+}
+
+static const PciDeviceOps msi_ops = { .vendor_id = 0x1234, .device_id = 1, .class_code = 0xff0000 };
+static const Type msi_type = {
+    .name = "test-msi", .parent = "pci-device", .help = "a device with MSI",
+    .size = sizeof(PciDevice), .realize = msi_realize, .ops = &msi_ops, .user_creatable = true,
+};
+TYPE_REGISTER(msi_type)
+
+/* A vector that is masked waits, also through save and load, and comes when it is unmasked. */
+DEVICE_TEST(msi_mask_and_pending, BOARD)
+{
+    PciDevice *dev = add_device(m, "test-msi,addr=4");
+    uint8_t cap = pci_find_cap(dev, PCI_CAP_ID_MSI);
+
+    pci_config_write(dev, cap + PCI_MSI_ADDRESS_LO, 0xfee00000, 4);
+    pci_config_write(dev, cap + PCI_MSI_DATA_64, MSI_DATA, 2);
+    pci_config_write(dev, cap + PCI_MSI_FLAGS, PCI_MSI_FLAGS_ENABLE | 2 << 4, 2);
+    pci_config_write(dev, PCI_COMMAND, PCI_COMMAND_MASTER, 2);
+    pci_msi_notify(dev, 3);
+    ck_assert_uint_eq(msi_take(m, MSI_DATA + 3), 1);
+    pci_config_write(dev, cap + PCI_MSI_MASK_64, 1 << 2, 4);
+    pci_msi_notify(dev, 2);
+    ck_assert_uint_eq(pci_config_read(dev, cap + PCI_MSI_PENDING_64, 4), 1 << 2);
+    ck_assert_uint_eq(msi_take(m, MSI_DATA + 2), 0);
+    g_autoptr(GByteArray) state = save_object(OBJECT(dev));
+    reset_machine(m);
+    ck_assert_uint_eq(pci_config_read(dev, cap + PCI_MSI_PENDING_64, 4), 0);
+    load_exactly(OBJECT(dev), state);
+    pci_config_write(dev, cap + PCI_MSI_MASK_64, 0, 4);
+    ck_assert_uint_eq(msi_take(m, MSI_DATA + 2), 1);
+    ck_assert_uint_eq(pci_config_read(dev, cap + PCI_MSI_PENDING_64, 4), 0);
+}
+
 /* A small generator: the same sequence everywhere. */
 static uint32_t next_random(uint64_t *seed)
 {
@@ -248,6 +289,7 @@ static void add_tests(TCase *tc)
     tcase_add_test(tc, configuration_access_capability);
     tcase_add_test(tc, root_ports);
     tcase_add_test(tc, state_of_ports_and_devices);
+    tcase_add_test(tc, msi_mask_and_pending);
     tcase_add_loop_test(tc, scribbled_registers, 0, 8);
 }
 

@@ -268,6 +268,34 @@ START_TEST(reset_waits_for_requests)
 }
 END_TEST
 
+static void unplug(void *dev)
+{
+    device_delete(dev);
+}
+
+/* A reset waits for requests, and while it does so the device is taken out. */
+START_TEST(unplugged_during_a_reset)
+{
+    Disk d = bad_disk(_i ? ",iothread=io0" : "");
+    PciDevice *dev = d.v->pci;
+
+    bad.hold = true;
+    for (unsigned i = 0; i < 3; i++)
+        add_read(&d, false);
+    test_queue_kick(d.q, false);
+    wait_until(d.m, holds_three, NULL);
+    object_ref(dev);                        /* the access to its registers is not over */
+    loop_post(loop_main(), unplug, dev);
+    loop_post(loop_main(), release_held, NULL);
+    test_set_status(d.v, 0);
+    settle(d.m);
+    ck_assert(g_queue_is_empty(&bad.held));
+    ck_assert(!OBJECT(dev)->realized);
+    object_unref(dev);
+    disk_free(&d);
+}
+END_TEST
+
 static void add_tests(TCase *tc)
 {
     tcase_set_timeout(tc, 120);
@@ -279,6 +307,7 @@ static void add_tests(TCase *tc)
     tcase_add_test(tc, queue_reset_forgets_parked_requests);
     tcase_add_loop_test(tc, errors_are_reported_or_ignored, 0, 2);
     tcase_add_loop_test(tc, reset_waits_for_requests, 0, 2);
+    tcase_add_loop_test(tc, unplugged_during_a_reset, 0, 2);
 }
 
 int main(void)

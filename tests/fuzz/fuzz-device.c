@@ -167,7 +167,9 @@ static void set_up(Fuzz *f)
         f->s.m->next_mem_bar = 0xe0000000;
         f->s.m->next_io_bar = 0xc000;
         collect_pci(f, PCI_BUS(bus));
+        memory_begin();
         pci_set_up_bus(f->s.m, PCI_BUS(bus));
+        memory_commit();
     }
     for (unsigned i = 0; i < f->pci->len && f->virtio_count < VIRTIO_MAX; i++)
         f->virtio_count += fuzz_virtio_find(&f->virtio[f->virtio_count], f->s.m, f->pci->pdata[i]);
