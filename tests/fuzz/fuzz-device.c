@@ -23,6 +23,7 @@ typedef struct Fuzz {
     FuzzVirtio virtio[VIRTIO_MAX];
     unsigned virtio_count;
     int line;                              /* the other end of a serial line; -1: none */
+    Object *leaving;                       /* the device that is taken out */
     bool over;
 } Fuzz;
 
@@ -290,14 +291,25 @@ static void let_time_pass(Fuzz *f)
     settle(f->s.m);
 }
 
-/* Taken out while it is at work. */
+static void take_out(void *opaque)
+{
+    Fuzz *f = opaque;
+
+    if (!f->over)
+        device_delete(DEVICE(f->leaving));
+    f->over = true;
+}
+
+/* Taken out while it is at work: now, or by the loop, perhaps in the middle of a reset. */
 static void unplug(Fuzz *f)
 {
-    if (object_is_a(f->s.top, "machine"))
+    if (f->leaving || object_is_a(f->s.top, "machine"))
         return;
-    device_delete(find_device(f->s.m, "dut"));
-    settle(f->s.m);
-    f->over = true;
+    f->leaving = object_ref(f->s.top);     /* an access to its registers may be under way then */
+    if (take(&f->in, 1) & 1)
+        take_out(f);
+    else
+        loop_post(loop_main(), take_out, f);
 }
 
 static FuzzVirtio *some_virtio(Fuzz *f)
@@ -353,10 +365,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     set_up(&f);
     for (unsigned i = 0; i < OPS_MAX && f.in.p < f.in.end && !f.over; i++)
         step(&f);
-    settle(f.s.m);
+    settle(f.s.m);                         /* and what was posted is done */
     if (!f.over)
         save_and_load(&f);
     settle(f.s.m);
+    g_clear_pointer(&f.leaving, object_unref);
     subject_free(&f.s);
     if (f.line >= 0)
         close(f.line);
