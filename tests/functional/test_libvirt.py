@@ -34,6 +34,7 @@ DOMAIN = """
       <source file='{folder}/disk.raw'/><target dev='vda' bus='virtio'/><serial>D1</serial>
     </disk>
     <controller type='usb' model='none'/>
+    <controller type='pci' index='8' model='pcie-root-port'/>
     <serial type='pty'><log file='{folder}/serial.log' append='off'/></serial>
     <memballoon model='none'/>
     <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
@@ -196,6 +197,21 @@ class Libvirt(Case):
         self.virsh("blockresize %s vda 32M" % NAME)
         equal(os.path.getsize(self.folder + "/disk.raw"), 32 << 20, "the file's size")
         check("rd_req" in self.virsh("domblkstat %s vda" % NAME), "domblkstat")
+
+    def disks(self):
+        return self.virsh("domblklist %s" % NAME).split()
+
+    def test_disk_is_attached_and_detached(self):
+        """To a guest that does not know hot-plug; HotPlug has one that does."""
+        with open(self.folder + "/second.raw", "wb") as disk:
+            disk.truncate(1 << 20)
+        for _ in range(2):
+            self.virsh("attach-disk %s %s/second.raw vdb --targetbus virtio --subdriver raw" % (NAME, self.folder))
+            check("vdb" in self.disks(), "no disk vdb")
+            equal(re.search(r"Capacity:\s+(\d+)", self.virsh("domblkinfo %s vdb" % NAME))[1], str(1 << 20), "capacity")
+            self.virsh("detach-disk %s vdb" % NAME)
+            self.until(lambda: "vdb" not in self.disks(), "the disk goes")
+        check("vda" in self.disks(), "no disk vda")
 
     def test_monitor(self):
         reply = self.virsh("qemu-monitor-command %s --hmp 'info status'" % NAME)
