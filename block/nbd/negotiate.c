@@ -416,7 +416,7 @@ static Verdict co_fn one_option(NbdConn *conn)
     g_byte_array_set_size(conn->payload, opt.left);
     if (nbd_socket_read(&conn->socket, conn->payload->data, opt.left) < 0)
         return LOST;
-    opt.data = conn->payload->data;
+    opt.data = opt.left ? conn->payload->data : (const uint8_t *)"";
     return handle(&opt);
 }
 

@@ -1,0 +1,776 @@
+#!/usr/bin/env python3
+"""NBD, against programs that are not ours: vireo-nbd with libnbd's, fio's and QEMU's clients; the nbd
+driver (in vireo-img and vireo-nbd) with nbdkit and qemu-nbd; the server of the machine.
+
+usage: exports.py VIREO_NBD VIREO_IMG VIREO [unittest arguments]
+"""
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+
+import nbd
+
+VIREO_NBD = VIREO_IMG = VIREO = None
+TIMEOUT = 60
+MiB = 1 << 20
+
+
+def run(*line, check=True, **more):
+    done = subprocess.run([str(word) for word in line], capture_output=True, timeout=TIMEOUT,
+                          stdin=subprocess.DEVNULL, check=False, **more)
+    if check and done.returncode:
+        raise AssertionError("%s: %d\n%s%s" % (" ".join(map(str, line)), done.returncode,
+                                               done.stdout.decode(), done.stderr.decode()))
+    return done
+
+
+def until(condition, what):
+    limit = time.monotonic() + TIMEOUT
+    while not condition():
+        if time.monotonic() > limit:
+            raise AssertionError("never: " + what)
+        time.sleep(0.01)
+
+
+def can_connect(path):
+    with socket.socket(socket.AF_UNIX) as s:
+        try:
+            s.connect(path)
+            return True
+        except OSError:
+            return False
+
+
+class Case(unittest.TestCase):
+    def setUp(self):
+        self.dir = tempfile.mkdtemp(prefix="vireo-nbd-")
+        self.addCleanup(shutil.rmtree, self.dir)
+        self.count = 0
+
+    def path(self, name):
+        return os.path.join(self.dir, name)
+
+    def image(self, name="disk.raw", size=4 * MiB, data=None):
+        """A raw image: random bytes in its first half, nothing in the second."""
+        path = self.path(name)
+        with open(path, "wb") as f:
+            f.write(random.Random(1).randbytes(size // 2) if data is None else data)
+            f.truncate(size)
+        return path
+
+    def read(self, path):
+        with open(path, "rb") as f:
+            return f.read()
+
+    def daemon(self, *line, ready=None):
+        """Start a server; it must be gone at the end of the test."""
+        process = subprocess.Popen([str(word) for word in line], stdin=subprocess.DEVNULL,
+                                   stderr=subprocess.PIPE)
+        self.addCleanup(self.end, process)
+        if ready:
+            until(lambda: process.poll() is not None or os.path.exists(ready), "listen at " + ready)
+            self.assertIsNone(process.poll(), "it ended at once")
+        return process
+
+    def end(self, process):
+        if process.poll() is None:
+            process.terminate()
+        process.communicate(timeout=TIMEOUT)
+
+    def serve(self, image, *options, program=None):
+        """vireo-nbd on a unix socket -> (process, socket, URI)."""
+        self.count += 1
+        path = self.path("s%d" % self.count)
+        process = self.daemon(program or VIREO_NBD, "-k", path, "-t", *options, image, ready=path)
+        return process, path, "nbd+unix:///?socket=" + path
+
+    @contextlib.contextmanager
+    def client(self, uri, contexts=(), aligned=True):
+        h = nbd.NBD()
+        h.set_request_block_size(aligned)
+        for name in contexts:
+            h.add_meta_context(name)
+        h.connect_uri(uri)
+        yield h
+        h.shutdown()
+
+
+class Server(Case):
+    """vireo-nbd and libnbd's programs."""
+
+    def test_what_an_export_says(self):
+        _, _, uri = self.serve(self.image(), "-f", "raw", "-x", "name", "-D", "words", "-A", "-e", "3")
+        info = json.loads(run("nbdinfo", "--json", uri.replace("///", "///name")).stdout)["exports"][0]
+        self.assertEqual(info["export-name"], "name")
+        self.assertEqual(info["description"], "words")
+        self.assertEqual(info["export-size"], 4 * MiB)
+        self.assertEqual(sorted(info["contexts"]), ["base:allocation", "qemu:allocation-depth"])
+        for flag in "cache df fast_zero flush fua multi_conn trim zero".split():
+            self.assertTrue(info["can_" + flag], flag)
+        self.assertFalse(info["is_read_only"])
+        self.assertEqual(info["block_size_maximum"], 32 * MiB)
+        listed = run("nbdinfo", "--list", uri).stdout.decode()
+        self.assertIn('export="name"', listed)
+        wrong = run("nbdinfo", uri.replace("///", "///other"), check=False)
+        self.assertNotEqual(wrong.returncode, 0)
+        self.assertIn("No such file", wrong.stderr.decode())
+
+    def test_map(self):
+        image = self.image(data=b"")
+        with open(image, "r+b") as f:
+            for at in (0, 2 * MiB):
+                f.seek(at)
+                f.write(b"x" * 65536)
+        _, _, uri = self.serve(image, "-f", "raw", "-r")
+        extents = [(e["offset"], e["length"], e["type"])
+                   for e in json.loads(run("nbdinfo", "--map", "--json", uri).stdout)]
+        self.assertEqual(extents, [(0, 65536, 0), (65536, 2 * MiB - 65536, 3), (2 * MiB, 65536, 0),
+                                   (2 * MiB + 65536, 2 * MiB - 65536, 3)])
+
+    def test_holes_in_reads(self):
+        image = self.image()
+        _, _, uri = self.serve(image, "-f", "raw")
+        chunks = []
+        with self.client(uri) as h:
+            data = h.pread_structured(4 * MiB, 0, lambda _, at, kind, err: chunks.append((at, kind)))
+            self.assertEqual(bytes(data), self.read(image))
+            self.assertEqual(chunks, [(0, nbd.READ_DATA), (2 * MiB, nbd.READ_HOLE)])
+            chunks.clear()
+            h.pread_structured(4 * MiB, 0, lambda _, at, kind, err: chunks.append((at, kind)),
+                               nbd.CMD_FLAG_DF)
+            self.assertEqual(chunks, [(0, nbd.READ_DATA)])
+
+    def test_without_structured_replies(self):
+        image = self.image()
+        _, _, uri = self.serve(image, "-f", "raw")
+        h = nbd.NBD()
+        h.set_request_structured_replies(False)
+        h.set_handshake_flags(0)
+        h.connect_uri(uri)
+        self.assertFalse(h.get_structured_replies_negotiated())
+        self.assertEqual(bytes(h.pread(MiB, MiB)), self.read(image)[MiB:2 * MiB])
+        h.shutdown()
+
+    def test_copies(self):
+        image = self.image(size=64 * MiB)
+        _, _, uri = self.serve(image, "-f", "raw", "-e", "0")
+        run("nbdcopy", uri, self.path("a"))
+        self.assertEqual(self.read(self.path("a")), self.read(image))
+        other = self.image("other.raw", size=64 * MiB, data=random.Random(2).randbytes(MiB))
+        _, _, to = self.serve(other, "-f", "raw", "-e", "0")
+        run("nbdcopy", uri, to)
+        self.assertEqual(self.read(other), self.read(image))
+
+    def test_random_requests_against_a_model(self):
+        size = 2 * MiB
+        image = self.image(size=size)
+        model = bytearray(self.read(image))
+        _, _, uri = self.serve(image, "-f", "raw", "-e", "2")
+        rng = random.Random(int(os.environ.get("VIREO_NBD_SEED", "7")))
+        with self.client(uri) as a, self.client(uri) as b:
+            for i in range(int(os.environ.get("VIREO_NBD_REQUESTS", "1500"))):
+                h = rng.choice((a, b))
+                at = rng.randrange(size)
+                length = min(rng.choice((1, 511, 4096, 70000, 300000)), size - at)
+                kind = rng.randrange(5)
+                flags = rng.choice((0, nbd.CMD_FLAG_FUA))
+                if kind == 0:
+                    data = rng.randbytes(length)
+                    h.pwrite(data, at, flags)
+                    model[at:at + length] = data
+                elif kind == 1:
+                    h.zero(length, at, flags | rng.choice((0, nbd.CMD_FLAG_NO_HOLE)))
+                    model[at:at + length] = bytes(length)
+                elif kind == 2 and i % 4 == 0:
+                    h.flush()
+                elif kind == 3 and i % 8 == 0:
+                    h.cache(length, at)
+                else:
+                    self.assertEqual(bytes(h.pread(length, at)), model[at:at + length])
+            h.flush()
+        self.assertEqual(self.read(image), model)
+
+    def test_trim_frees_space(self):
+        image = self.image(data=b"x" * (4 * MiB))
+        _, _, uri = self.serve(image, "-f", "raw")
+        before = os.stat(image).st_blocks
+        with self.client(uri) as h:
+            h.trim(2 * MiB, MiB, nbd.CMD_FLAG_FUA)
+        self.assertLess(os.stat(image).st_blocks, before - 3000)
+        self.assertEqual(os.stat(image).st_size, 4 * MiB)
+
+    def test_refusals(self):
+        image = self.image()
+        _, _, uri = self.serve(image, "-f", "raw", "-r")
+        with self.client(uri) as h:
+            self.assertTrue(h.is_read_only())
+            h.set_strict_mode(0)
+            for what in (lambda: h.pwrite(b"x", 0), lambda: h.zero(512, 0), lambda: h.trim(512, 0)):
+                with self.assertRaises(nbd.Error) as caught:
+                    what()
+                self.assertEqual(caught.exception.errno, "EPERM")
+            for what in (lambda: h.pread(1, 4 * MiB), lambda: h.pread(512, 0, 0x40)):
+                with self.assertRaises(nbd.Error) as caught:
+                    what()
+                self.assertEqual(caught.exception.errno, "EINVAL")
+            self.assertEqual(len(h.pread(512, 0)), 512)     # and it still serves
+        self.assertEqual(self.read(image)[:512], random.Random(1).randbytes(2 * MiB)[:512])
+
+    def test_qemu_as_a_client(self):
+        image = self.image(size=16 * MiB)
+        _, _, uri = self.serve(image, "-f", "raw", "-e", "2")
+        run("qemu-io", "-f", "raw", "-c", "write -P 7 1M 64k", "-c", "read -P 7 1M 64k",
+            "-c", "write -z 8k 4k", "-c", "read -P 0 8k 4k", "-c", "discard 2M 1M", "-c", "flush", uri)
+        run("qemu-img", "compare", "-f", "raw", "-F", "raw", uri, image)
+        self.assertEqual(json.loads(run("qemu-img", "map", "--output=json", "-f", "raw", uri).stdout)[-1]
+                         ["data"], False)
+
+    def test_fio(self):
+        image = self.image(size=8 * MiB)
+        _, _, uri = self.serve(image, "-f", "raw", "-e", "0")
+        run("fio", "--name=v", "--ioengine=nbd", "--uri=" + uri, "--rw=randwrite", "--bs=4k-64k",
+            "--iodepth=32", "--size=8M", "--verify=crc32c", "--verify_fatal=1", cwd=self.dir)
+
+    def test_an_image_of_a_format(self):
+        raw, image = self.image(), self.path("disk.qcow2")
+        run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, image)
+        run("qemu-img", "create", "-f", "qcow2", "-b", image, "-F", "qcow2", self.path("top.qcow2"))
+        run("qemu-io", "-c", "write -P 3 64k 64k", self.path("top.qcow2"))
+        server, _, uri = self.serve(self.path("top.qcow2"), "-f", "qcow2", "-A")
+        with self.client(uri, ["qemu:allocation-depth"]) as h:
+            found = []
+            h.block_status(4 * MiB, 0, lambda name, at, extents, err: found.extend(extents))
+            self.assertEqual(found[:6], [65536, 2, 65536, 1, 2 * MiB - 131072, 2])
+            self.assertEqual(bytes(h.pread(65536, 65536)), b"\3" * 65536)
+            h.pwrite(b"\4" * 1000, 3 * MiB + 77)
+        self.end(server)
+        run("qemu-img", "check", self.path("top.qcow2"))
+        run("qemu-io", "-r", "-c", "read -P 4 %d 1000" % (3 * MiB + 77), self.path("top.qcow2"))
+
+
+class Program(Case):
+    """vireo-nbd's options, life and death."""
+
+    def test_it_ends_with_its_last_client(self):
+        path = self.path("s")
+        server = self.daemon(VIREO_NBD, "-k", path, "-f", "raw", self.image(), ready=path)
+        run("nbdinfo", "--size", "nbd+unix:///?socket=" + path)
+        self.assertEqual(server.wait(TIMEOUT), 0)
+        self.assertFalse(os.path.exists(path))
+
+    def test_fork_and_pid_file(self):
+        path, pid = self.path("s"), self.path("pid")
+        run(VIREO_NBD, "-k", path, "-t", "--fork", "--pid-file", pid, "-f", "raw", self.image())
+        with open(pid) as f:
+            number = int(f.read())
+        try:
+            run("nbdinfo", "--size", "nbd+unix:///?socket=" + path)
+        finally:
+            os.kill(number, signal.SIGTERM)
+        until(lambda: not os.path.exists(path) and not os.path.exists(pid), "removed its files")
+
+    def test_socket_activation(self):
+        run("nbdcopy", "--", "[", VIREO_NBD, "-f", "raw", self.image(), "]", self.path("out"))
+        self.assertEqual(self.read(self.path("out")), self.read(self.image()))
+
+    def test_a_window(self):
+        image = self.image()
+        _, _, uri = self.serve(image, "-f", "raw", "-o", "1M")
+        with self.client(uri) as h:
+            self.assertEqual(h.get_size(), 3 * MiB)
+            self.assertEqual(bytes(h.pread(512, 0)), self.read(image)[MiB:MiB + 512])
+
+    def test_tcp(self):
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        self.daemon(VIREO_NBD, "-b", "127.0.0.1", "-p", port, "-t", "-f", "raw", self.image())
+        until(lambda: run("nbdinfo", "--size", "nbd://127.0.0.1:%d" % port, check=False).returncode == 0,
+              "listen on TCP")
+        listed = run(VIREO_NBD, "-L", "-b", "127.0.0.1", "-p", port).stdout.decode()
+        self.assertIn("size:  4194304", listed)
+        self.assertIn("base:allocation", listed)
+
+    def test_wrong_lines(self):
+        image = self.image()
+        for line, words in ((["-f", "raw"], "number of arguments"), (["--nonsense", image], "unknown option"),
+                            (["-k", "/s", "-p", "1", image], "--port"),
+                            (["-c", "/dev/nbd0", image], "not offered"),
+                            (["-s", image], "not offered"), (["--tls-authz", "x", image], "tls-authz"),
+                            (["--cache", "x", image], "cache mode"), (["-f", "raw", "/none"], "/none"),
+                            (["-e", "x", image], "--shared"), (["--tls-creds", "x", image], "x"),
+                            (["-o", "5M", "-f", "raw", image], "smaller"),
+                            (["-B", "none", "-f", "raw", image], "none")):
+            done = run(VIREO_NBD, *line, check=False)
+            self.assertEqual(done.returncode, 1, line)
+            self.assertIn(words, done.stderr.decode())
+            self.assertTrue(done.stderr.startswith(b"vireo-nbd: "), done.stderr)
+
+    def test_more_clients_than_allowed_wait(self):
+        _, path, uri = self.serve(self.image(), "-f", "raw", "-e", "1")
+        with self.client(uri) as h:
+            waiting = subprocess.Popen(["nbdinfo", "--size", uri], stdout=subprocess.PIPE)
+            for _ in range(20):                             # the first is not disturbed meanwhile
+                h.pread(4096, 0)
+            self.assertIsNone(waiting.poll())
+        self.assertEqual(waiting.communicate(timeout=TIMEOUT)[0].strip(), b"4194304")
+
+
+class Hostile(Case):
+    """Bytes that no client would send."""
+
+    def setUp(self):
+        super().setUp()
+        self.server, self.socket, self.uri = self.serve(self.image(), "-f", "raw", "-e", "0")
+
+    def tearDown(self):
+        self.assertIsNone(self.server.poll(), "the server died")
+        run("nbdinfo", "--size", self.uri)
+
+    def connect(self, flags=3):
+        s = socket.socket(socket.AF_UNIX)
+        s.settimeout(TIMEOUT)
+        s.connect(self.socket)
+        self.addCleanup(s.close)
+        self.assertEqual(s.recv(18, socket.MSG_WAITALL)[:8], b"NBDMAGIC")
+        s.sendall(struct.pack(">I", flags))
+        return s
+
+    def option(self, s, number, data=b"", length=None):
+        s.sendall(b"IHAVEOPT" + struct.pack(">II", number, len(data) if length is None else length) + data)
+
+    def reply(self, s):
+        head = s.recv(20, socket.MSG_WAITALL)
+        magic, option, kind, length = struct.unpack(">QIII", head)
+        self.assertEqual(magic, 0x3e889045565a9)
+        return kind, s.recv(length, socket.MSG_WAITALL) if length else b""
+
+    def closed(self, s):
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            while s.recv(65536):
+                pass
+
+    def go(self):
+        s = self.connect()
+        self.option(s, 7, struct.pack(">IH", 0, 0))
+        while self.reply(s)[0] != 1:
+            pass
+        return s
+
+    def request(self, s, kind, offset, length, flags=0, data=b""):
+        s.sendall(struct.pack(">IHHQQI", 0x25609513, flags, kind, 1, offset, length) + data)
+
+    def simple(self, s):
+        return struct.unpack(">IIQ", s.recv(16, socket.MSG_WAITALL))[1]
+
+    def test_options(self):
+        s = self.connect()
+        for number, data, want in ((99, b"abc", 0x80000001), (7, b"\xff" * 9, 0x80000003),
+                                   (10, b"", 0x80000003), (3, b"x", 0x80000003),
+                                   (6, struct.pack(">I", 0xffffffff), 0x80000003),
+                                   (5, b"", 0x80000002), (7, b"\0\0\0\1x\0\0", 0x80000006)):
+            self.option(s, number, data)
+            self.assertEqual(self.reply(s)[0], want, number)
+        self.option(s, 8)
+        self.assertEqual(self.reply(s)[0], 1)
+        self.option(s, 10, struct.pack(">III", 0, 1, 70000))
+        self.assertEqual(self.reply(s)[0], 0x80000003)
+        self.option(s, 99, bytes(200000))                   # longer than it listens to
+        self.assertEqual(self.reply(s)[0], 0x80000009)
+        self.option(s, 2)
+        self.assertEqual(self.reply(s)[0], 1)
+        self.closed(s)
+
+    def test_greetings(self):
+        self.closed(self.connect(flags=0xffff))
+        s = self.connect()
+        s.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        self.closed(s)
+        s = self.connect()
+        self.option(s, 1, b"\0" * 5000)
+        self.closed(s)
+
+    def test_requests(self):
+        s = self.go()
+        for kind, offset, length, flags, want in ((0, 0, 0xffffffff, 0, 22), (77, 0, 1, 0, 22),
+                                                  (0, 1 << 63, 1, 0, 22), (0, 2**64 - 1, 4096, 0, 22),
+                                                  (7, 0, 4096, 0, 22), (0, 0, 4096, 4, 22),
+                                                  (4, 4 * MiB, 1, 0, 28), (6, 0, 0xffffffff, 0, 28),
+                                                  (3, 5, 5, 0, 0), (4, 0, 0, 0, 0)):
+            self.request(s, kind, offset, length, flags)
+            self.assertEqual(self.simple(s), want, (kind, offset, length))
+        self.request(s, 1, 4 * MiB, 4096, data=bytes(4096))  # its payload is passed over
+        self.assertEqual(self.simple(s), 28)
+        self.request(s, 3, 0, 0)
+        self.assertEqual(self.simple(s), 0)
+        self.request(s, 1, 0, 33 * MiB)
+        self.closed(s)
+
+    def test_bad_magic(self):
+        s = self.go()
+        s.sendall(b"\0" * 28)
+        self.closed(s)
+
+    def test_who_never_reads(self):
+        s = self.go()
+        s.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:                                     # until the server listens no more
+                self.request(s, 0, 0, 2 * MiB)
+        with self.client(self.uri) as h:                    # the others are served meanwhile
+            self.assertEqual(len(h.pread(MiB, 0)), MiB)
+        with open("/proc/%d/statm" % self.server.pid) as f:
+            self.assertLess(int(f.read().split()[1]) * 4096, 200 * MiB)
+
+    def test_cut_off_in_the_middle(self):
+        for length in (0, 1, 27, 28, 5000):
+            s = self.go()
+            s.sendall((struct.pack(">IHHQQI", 0x25609513, 0, 1, 1, 0, 65536) + bytes(65536))[:length])
+            s.close()
+
+    def test_noise(self):
+        rng = random.Random(3)
+        for i in range(100):
+            s = self.connect() if i % 2 else self.go()
+            with contextlib.suppress(OSError):
+                s.sendall(rng.randbytes(rng.randrange(1, 3000)))
+                s.shutdown(socket.SHUT_WR)
+            self.closed(s)
+
+    def test_a_handshake_that_never_ends(self):
+        threads = threading.active_count()
+        idle = [self.connect() for _ in range(20)]
+        with self.client(self.uri) as h:
+            h.pread(512, 0)
+        del idle
+        self.assertEqual(threading.active_count(), threads)
+
+
+class Client(Case):
+    """The nbd driver and servers that are not ours."""
+
+    def kit(self, *line, options=()):
+        self.count += 1
+        path = self.path("k%d" % self.count)
+        self.daemon("nbdkit", "-f", "-U", path, *options, *line, ready=path)
+        until(lambda: can_connect(path), "nbdkit")
+        return "nbd+unix:///?socket=" + path
+
+    def test_qemu_nbd(self):
+        image = self.image()
+        path = self.path("q")
+        self.daemon("qemu-nbd", "-k", path, "-t", "-e", "4", "-f", "raw", "-x", "e/x", image, ready=path)
+        uri = "nbd+unix:///e/x?socket=" + path
+        out = json.loads(run(VIREO_IMG, "info", "--output=json", uri).stdout)
+        self.assertEqual((out["virtual-size"], out["format"]), (4 * MiB, "raw"))
+        run(VIREO_IMG, "convert", "-f", "raw", "-O", "raw", uri, self.path("out"))
+        self.assertEqual(self.read(self.path("out")), self.read(image))
+        run(VIREO_IMG, "compare", "-f", "raw", "-F", "raw", "nbd:unix:%s:exportname=e/x" % path,
+            self.path("out"))
+        mapped = json.loads(run(VIREO_IMG, "map", "--output=json", "-f", "raw", uri).stdout)
+        self.assertEqual([(e["start"], e["length"], e["data"]) for e in mapped],
+                         [(0, 2 * MiB, True), (2 * MiB, 2 * MiB, False)])
+
+    def test_writes_to_nbdkit(self):
+        uri = self.kit("memory", "4M")
+        image = self.image()
+        _, _, ours = self.serve(uri, "-f", "raw", "-e", "0")
+        run("nbdcopy", image, ours)
+        run("nbdcopy", uri, self.path("out"))
+        self.assertEqual(self.read(self.path("out")), self.read(image))
+        with self.client(ours) as h:
+            h.zero(MiB, 0)
+            h.trim(MiB, MiB)
+            h.flush()
+            self.assertEqual(bytes(h.pread(MiB, 0)), bytes(MiB))
+
+    def test_servers_that_can_do_little(self):
+        image = self.image()
+        for filters in (("--filter=nozero", "--filter=nofilter"), ("--no-sr",), ("--mask-handshake=0",),
+                        ("--filter=nocache", "--filter=blocksize-policy")):
+            more = ["blocksize-minimum=512", "blocksize-error-policy=error"] \
+                if "--filter=blocksize-policy" in filters else []
+            uri = self.kit("file", image, *more, options=filters)
+            _, _, ours = self.serve(uri, "-f", "raw", "-e", "0")
+            with self.client(ours, aligned=False) as h:
+                self.assertEqual(bytes(h.pread(1000, 3)), self.read(image)[3:1003])
+                h.pwrite(b"abc", 4097, nbd.CMD_FLAG_FUA)
+                h.zero(5000, 8191)
+                self.assertEqual(bytes(h.pread(5, 4096))[1:4], b"abc")
+                self.assertEqual(bytes(h.pread(5000, 8191)), bytes(5000))
+
+    def test_an_error_is_an_error(self):
+        uri = self.kit("memory", "4M", "error-pwrite=ENOSPC", "error-pwrite-rate=100%",
+                       "error-pread=EIO", "error-pread-rate=50%", options=["--filter=error"])
+        _, _, ours = self.serve(uri, "-f", "raw", "-e", "0")
+        failed = 0
+        with self.client(ours) as h:
+            with self.assertRaises(nbd.Error) as caught:
+                h.pwrite(bytes(512), 0)
+            self.assertEqual(caught.exception.errno, "ENOSPC")
+            for _ in range(60):
+                try:
+                    h.pread(512, 0)
+                except nbd.Error as e:
+                    self.assertEqual(e.errno, "EIO")
+                    failed += 1
+        self.assertTrue(0 < failed < 60)
+
+    def test_a_slow_server(self):
+        uri = self.kit("memory", "4M", "rdelay=100ms", options=["--filter=delay"])
+        _, _, ours = self.serve(uri, "-f", "raw", "-e", "0")
+        with self.client(ours) as h:                        # all at once: not one after the other
+            begin = time.monotonic()
+            buffers = [nbd.Buffer(512) for _ in range(32)]
+            cookies = [h.aio_pread(b, i * 512) for i, b in enumerate(buffers)]
+            while not all(h.aio_command_completed(c) for c in cookies if c in self.left(h, cookies)):
+                h.poll(-1)
+            self.assertLess(time.monotonic() - begin, 32 * 0.1)
+
+    def left(self, h, cookies):
+        if not hasattr(self, "finished"):
+            self.finished = set()
+        for c in cookies:
+            if c not in self.finished and h.aio_command_completed(c):
+                self.finished.add(c)
+        return [c for c in cookies if c not in self.finished]
+
+    def test_it_comes_back(self):
+        image, path = self.image(), self.path("back")
+        first = self.daemon("qemu-nbd", "-k", path, "-t", "-f", "raw", image, ready=path)
+        ours = self.serve("driver=nbd,server.type=unix,server.path=%s,reconnect-delay=50" % path,
+                          "--image-opts")[2]
+        with self.client(ours) as h:
+            self.assertEqual(bytes(h.pread(512, 0)), self.read(image)[:512])
+            first.kill()
+            first.wait()
+            os.unlink(path)
+            buffer = nbd.Buffer(4096)
+            cookie = h.aio_pread(buffer, 4096)
+            h.poll(0)
+            self.daemon("qemu-nbd", "-k", path, "-t", "-f", "raw", image, ready=path)
+            while not h.aio_command_completed(cookie):
+                h.poll(-1)
+            self.assertEqual(bytes(buffer.to_bytearray()), self.read(image)[4096:8192])
+
+    def test_it_is_gone_for_good(self):
+        image, path = self.image(), self.path("gone")
+        first = self.daemon("qemu-nbd", "-k", path, "-t", "-f", "raw", image, ready=path)
+        ours = self.serve("driver=nbd,server.type=unix,server.path=%s" % path, "--image-opts")[2]
+        with self.client(ours) as h:
+            h.pread(512, 0)
+            first.kill()
+            first.wait()
+            for _ in range(5):
+                with self.assertRaises(nbd.Error) as caught:
+                    h.pread(512, 0)
+                self.assertEqual(caught.exception.errno, "EIO")
+
+    def test_it_was_never_there(self):
+        done = run(VIREO_IMG, "info", "nbd+unix:///?socket=" + self.path("none"), check=False)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("Failed to connect", done.stderr.decode())
+        for name in ("nbd:x", "nbd://h/e?socket=/x", "nbd+unix:///", "nbd://h/?evil=1"):
+            done = run(VIREO_IMG, "info", name, check=False)
+            self.assertEqual(done.returncode, 1, name)
+            self.assertIn("vireo-img: ", done.stderr.decode())
+
+
+class Tls(Case):
+    def setUp(self):
+        super().setUp()
+        for name, template in (("ca", "cn=ca\nca\ncert_signing_key\n"),
+                               ("server", "cn=localhost\ndns_name=localhost\ntls_www_server\n"
+                                          "encryption_key\nsigning_key\n"),
+                               ("client", "cn=client\ntls_www_client\nencryption_key\nsigning_key\n")):
+            with open(self.path("info"), "w") as f:
+                f.write(template)
+            key, cert = self.path(name + "-key.pem"), self.path(name + "-cert.pem")
+            run("certtool", "--generate-privkey", "--key-type=ecdsa", "--outfile", key)
+            signer = ["--generate-self-signed"] if name == "ca" else \
+                ["--generate-certificate", "--load-ca-certificate", self.path("ca-cert.pem"),
+                 "--load-ca-privkey", self.path("ca-key.pem")]
+            run("certtool", *signer, "--load-privkey", key, "--template", self.path("info"), "--outfile", cert)
+        with open(self.path("keys.psk"), "w") as f:
+            f.write("qemu:00112233445566778899aabbccddeeff\n")
+
+    def x509(self, endpoint):
+        return "tls-creds-x509,id=tls0,endpoint=%s,dir=%s" % (endpoint, self.dir)
+
+    def free_port(self):
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            return s.getsockname()[1]
+
+    def secure(self, program, *objects):
+        port = self.free_port()
+        self.daemon(program, "--object", *objects, "--tls-creds", "tls0", "-b", "127.0.0.1", "-p", port,
+                    "-t", "-f", "raw", "-e", "4", self.image())
+        uri = "nbds://localhost:%d" % port
+
+        def there():
+            with socket.socket() as s:
+                return s.connect_ex(("127.0.0.1", port)) == 0
+        until(there, "listen on TCP")
+        return port, uri
+
+    def test_certificates(self):
+        port, uri = self.secure(VIREO_NBD, self.x509("server"))
+        with_certs = uri + "/?tls-certificates=" + self.dir
+        info = json.loads(run("nbdinfo", "--json", with_certs).stdout)
+        self.assertTrue(info["TLS"])
+        run("nbdcopy", with_certs, self.path("out"))
+        self.assertEqual(self.read(self.path("out")), self.read(self.path("disk.raw")))
+        plain = run("nbdinfo", "nbd://localhost:%d" % port, check=False)
+        self.assertNotEqual(plain.returncode, 0)
+        os.mkdir(self.path("stranger"))                     # one whom the CA has not signed for
+        shutil.copy(self.path("ca-cert.pem"), self.path("stranger"))
+        stranger = run("nbdinfo", uri + "/?tls-certificates=" + self.path("stranger"), check=False)
+        self.assertNotEqual(stranger.returncode, 0)
+
+    def test_keys(self):
+        _, uri = self.secure(VIREO_NBD, "tls-creds-psk,id=tls0,endpoint=server,dir=" + self.dir)
+        good = uri.replace("//", "//qemu@") + "/?tls-psk-file=" + self.path("keys.psk")
+        self.assertTrue(json.loads(run("nbdinfo", "--json", good).stdout)["TLS"])
+        bad = uri.replace("//", "//eve@") + "/?tls-psk-file=" + self.path("keys.psk")
+        self.assertNotEqual(run("nbdinfo", bad, check=False).returncode, 0)
+
+    def test_our_client(self):
+        for program in ("qemu-nbd", VIREO_NBD):
+            port, _ = self.secure(program, self.x509("server"))
+            opts = "driver=nbd,server.type=inet,server.host=localhost,server.port=%d,tls-creds=tls0" % port
+            run(VIREO_IMG, "convert", "--object", self.x509("client"), "--image-opts", "-O", "raw", opts,
+                self.path("out"))
+            self.assertEqual(self.read(self.path("out")), self.read(self.path("disk.raw")))
+            wrong = run(VIREO_IMG, "info", "--object", self.x509("server"), "--image-opts", opts, check=False)
+            self.assertIn("client endpoint", wrong.stderr.decode())
+            naked = run(VIREO_IMG, "info", "nbd://localhost:%d" % port, check=False)
+            self.assertEqual(naked.returncode, 1)
+
+
+class Qmp(Case):
+    """The server inside the machine."""
+
+    def setUp(self):
+        super().setUp()
+        self.qmp = self.path("qmp")
+        self.daemon(VIREO, "-machine", "none", "-object", "iothread,id=io0", "-qmp",
+                    "unix:%s,server=on,wait=off" % self.qmp, ready=self.qmp)
+        self.monitor = socket.socket(socket.AF_UNIX)
+        until(lambda: self.monitor.connect_ex(self.qmp) == 0, "the monitor")
+        self.addCleanup(self.monitor.close)
+        self.lines = self.monitor.makefile("r")
+        self.addCleanup(self.lines.close)
+        self.events = []
+        json.loads(self.lines.readline())
+        self.call("qmp_capabilities")
+        self.sock = self.path("nbd")
+        self.call("blockdev-add", {"driver": "raw", "node-name": "disk",
+                                   "file": {"driver": "file", "filename": self.image()}})
+
+    def answer(self, command, arguments=None):
+        self.monitor.sendall(json.dumps({"execute": command, "arguments": arguments or {}}).encode())
+        while True:
+            reply = json.loads(self.lines.readline())
+            if "event" not in reply:
+                return reply
+            self.events.append(reply)
+
+    def call(self, command, arguments=None):
+        reply = self.answer(command, arguments)
+        self.assertIn("return", reply, (command, reply))
+        return reply["return"]
+
+    def refused(self, command, arguments, words):
+        self.assertIn(words, self.answer(command, arguments)["error"]["desc"])
+
+    def remove(self, command, arguments):
+        """The server needs a moment to see that a client has gone."""
+        until(lambda: "return" in self.answer(command, arguments), command)
+        until(lambda: not self.call("query-block-exports"), "the export goes")
+
+    def start(self):
+        self.call("nbd-server-start", {"addr": {"type": "unix", "data": {"path": self.sock}}})
+
+    def test_life(self):
+        export = {"type": "nbd", "id": "e0", "node-name": "disk", "name": "x", "writable": True,
+                  "iothread": "io0"}
+        self.refused("block-export-add", export, "not running")
+        self.start()
+        self.refused("nbd-server-start", {"addr": {"type": "unix", "data": {"path": "/x"}}},
+                     "already running")
+        self.call("block-export-add", export)
+        self.refused("block-export-add", export, "already")
+        self.assertEqual(self.call("query-block-exports"),
+                         [{"id": "e0", "type": "nbd", "node-name": "disk", "shutting-down": False}])
+        self.refused("blockdev-del", {"node-name": "disk"}, "busy")
+        self.refused("object-del", {"id": "io0"}, "in use")
+        with self.client("nbd+unix:///x?socket=" + self.sock) as h:
+            h.pwrite(b"hello", 7)
+            self.assertEqual(bytes(h.pread(5, 7)), b"hello")
+            self.refused("block-export-del", {"id": "e0"}, "in use")
+        h = nbd.NBD()
+        h.connect_uri("nbd+unix:///x?socket=" + self.sock)
+        self.call("block-export-del", {"id": "e0", "mode": "hard"})
+        until(lambda: not self.call("query-block-exports"), "the export goes")
+        with self.assertRaises(nbd.Error):
+            h.pread(512, 0)
+        until(lambda: self.call("query-block-exports") is not None and self.events, "an event")
+        self.assertEqual([e["data"] for e in self.events if e["event"] == "BLOCK_EXPORT_DELETED"],
+                         [{"id": "e0"}])
+        self.call("nbd-server-stop")
+        self.call("blockdev-del", {"node-name": "disk"})
+        self.call("object-del", {"id": "io0"})
+
+    def test_the_older_commands(self):
+        self.start()
+        self.call("nbd-server-add", {"device": "disk"})
+        run("nbdinfo", "--size", "nbd+unix:///disk?socket=" + self.sock)
+        self.remove("nbd-server-remove", {"name": "disk"})
+        self.call("nbd-server-add", {"device": "disk", "name": "again", "writable": True})
+        h = nbd.NBD()
+        h.connect_uri("nbd+unix:///again?socket=" + self.sock)
+        self.call("nbd-server-stop")                        # with a client there
+        self.call("blockdev-del", {"node-name": "disk"})
+        self.assertFalse(os.path.exists(self.sock))
+
+    def test_bitmaps(self):
+        self.call("block-dirty-bitmap-add", {"node": "disk", "name": "b", "granularity": 65536})
+        self.start()
+        self.call("block-export-add", {"type": "nbd", "id": "w", "node-name": "disk", "writable": True})
+        with self.client("nbd+unix:///disk?socket=" + self.sock) as h:
+            h.pwrite(b"x", 70000)
+        self.remove("block-export-del", {"id": "w"})
+        self.call("block-dirty-bitmap-disable", {"node": "disk", "name": "b"})
+        self.call("block-export-add", {"type": "nbd", "id": "r", "node-name": "disk", "bitmaps": ["b"]})
+        found = []
+        with self.client("nbd+unix:///disk?socket=" + self.sock, ["qemu:dirty-bitmap:b"]) as h:
+            h.block_status(4 * MiB, 0, lambda name, at, extents, err: found.extend(extents))
+        self.assertEqual(found, [65536, 0, 65536, 1, 4 * MiB - 131072, 0])
+        self.refused("block-dirty-bitmap-remove", {"node": "disk", "name": "b"}, "in use")
+        self.call("nbd-server-stop")
+        self.call("block-dirty-bitmap-remove", {"node": "disk", "name": "b"})
+
+    def test_it_ends_with_clients(self):
+        self.start()
+        self.call("block-export-add", {"type": "nbd", "id": "e", "node-name": "disk"})
+        h = nbd.NBD()
+        h.connect_uri("nbd+unix:///disk?socket=" + self.sock)
+        self.call("quit")
+
+
+if __name__ == "__main__":
+    VIREO_NBD, VIREO_IMG, VIREO = (os.path.abspath(p) for p in sys.argv[1:4])
+    del sys.argv[1:4]
+    unittest.main(verbosity=2)
