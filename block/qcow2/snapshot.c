@@ -282,7 +282,7 @@ static int co_fn take(Qcow2 *s, void *arg, GError **error)
     const BlockSnapshot *snapshot = arg;
     Change change = { .s = s, .size = s->header.size };
     g_autofree uint64_t *l1 = NULL;
-    uint64_t entries = s->header.l1_size;
+    uint64_t entries = s->header.l1_size, old_l1 = s->header.l1_table_offset;
     Qcow2Snapshot entry;
     int ret;
 
@@ -299,9 +299,13 @@ static int co_fn take(Qcow2 *s, void *arg, GError **error)
         g_array_append_val(change.snapshots, entry);
         ret = make_change(&change, error);
     }
-    if (ret < 0)
+    if (ret < 0) {
         qcow2_references_drop(s, l1, entries, false, NULL);
-    else if (snapshot->vm_state_size)      /* the snapshot has it: the disk needs no copy of it */
+        change_clear(&change);
+        return ret;
+    }
+    qcow2_overlap_add(s, QCOW2_OL_INACTIVE_L1, old_l1, entries * sizeof(uint64_t));
+    if (snapshot->vm_state_size)           /* the snapshot has it: the disk needs no copy of it */
         qcow2_guest_discard(s, vm_state_start(s), ALIGN_UP(snapshot->vm_state_size, s->cluster_size),
                             QCOW2_DISCARD_NEVER, true);
     change_clear(&change);
@@ -391,6 +395,7 @@ static int co_fn delete_with(Qcow2 *s, int i, const Qcow2Snapshot *sn, uint64_t 
     change_clear(&change);
     if (ret < 0)
         return ret;
+    qcow2_overlap_remove(s, QCOW2_OL_INACTIVE_L1, sn->l1_table_offset, sn->l1_size * sizeof(uint64_t));
     qcow2_free_later(s, old_l1, old_entries * sizeof(uint64_t), QCOW2_DISCARD_SNAPSHOT);
     for (unsigned k = 0; k < replaced->len; k++)
         qcow2_free_later(s, g_array_index(replaced, uint64_t, k), s->cluster_size,
