@@ -9,7 +9,9 @@
 #include "block/node.h"
 #include "src/base/util.h"
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const char *const iface_words[] = { "none", "ide", "scsi", "floppy", "pflash", "mtd", "sd",
                                            "virtio", "xen", NULL };
@@ -18,47 +20,17 @@ static const char *const cache_words[] = { "none", "off", "writeback", "writethr
                                            "directsync", "unsafe", NULL };
 enum { CACHE_NONE, CACHE_OFF, CACHE_WRITEBACK, CACHE_WRITETHROUGH, CACHE_DIRECTSYNC, CACHE_UNSAFE };
 
-/* What is not in this build, and what would be needed for it. */
-static const struct {
-    const char *option, *needs;
-} refused[] = {
-    { "snapshot", "the format qcow2" },
-    { "copy-on-read", "the driver copy-on-read" },
-};
-
 typedef struct DriveOptions {
     const char *id, *iface, *media, *format, *serial, *filename;
     json_object *file;                     /* file= as an object; NULL: a name */
     int64_t index, bus, unit;
-    bool writeback, direct, no_flush, read_only;
+    bool writeback, direct, no_flush, read_only, copy_on_read, snapshot;
     int on_error[2];                       /* [is_read]; -1: not given */
     ThrottleConfig limits;
     const char *throttle_group;            /* NULL: the drive's id */
 } DriveOptions;
 
 /* Parsing. */
-
-static bool is_off(json_object *value)
-{
-    bool on = true;
-
-    return value_to_bool(value, "", &on, NULL) && !on;
-}
-
-static bool refuse_absent(json_object *options, GError **error)
-{
-    for (unsigned i = 0; i < G_N_ELEMENTS(refused); i++) {
-        json_object *value;
-
-        if (!json_object_object_get_ex(options, refused[i].option, &value))
-            continue;
-        if (!is_off(value))
-            return fail(error, ERR_UNSUPPORTED, "-drive option '%s' needs %s, which is not in this "
-                        "build", refused[i].option, refused[i].needs);
-        json_object_object_del(options, refused[i].option);
-    }
-    return true;
-}
 
 static void set_cache_mode(DriveOptions *d, int mode)
 {
@@ -206,10 +178,13 @@ static bool parse_file(json_object *options, DriveOptions *d, GError **error)
 
 static bool parse(json_object *options, DriveOptions *d, GError **error)
 {
-    return refuse_absent(options, error) && parse_place(options, d, error) &&
+    return parse_place(options, d, error) &&
            parse_format(options, d, error) && parse_read_only(options, d, error) &&
            parse_cache(options, d, error) && parse_on_error(options, d, error) &&
-           parse_limits(options, d, error) && options_get_str(options, "id", &d->id, error) &&
+           parse_limits(options, d, error) &&
+           options_get_bool(options, "copy-on-read", &d->copy_on_read, error) &&
+           options_get_bool(options, "snapshot", &d->snapshot, error) &&
+           options_get_str(options, "id", &d->id, error) &&
            options_get_str(options, "serial", &d->serial, error) && parse_file(options, d, error);
 }
 
@@ -337,7 +312,7 @@ static void put_common(json_object *options, const DriveOptions *d)
     put_bool(cache, "direct", d->direct);
     put_bool(cache, "no-flush", d->no_flush);
     json_object_object_add(options, "cache", cache);
-    put_bool(options, "read-only", d->read_only);
+    put_bool(options, "read-only", d->read_only || d->snapshot);
     if (!json_object_object_get_ex(options, "auto-read-only", NULL))
         put_bool(options, "auto-read-only", true);
 }
@@ -348,7 +323,8 @@ static json_object *co_fn format_options(const DriveOptions *d, json_object *par
 {
     static const char *const own[] = { "id", "if", "media", "index", "bus", "unit", "format",
                                        "driver", "readonly", "read-only", "werror", "rerror",
-                                       "serial", "file", "group", NULL };
+                                       "serial", "file", "group", "copy-on-read",
+                                       "snapshot", NULL };
 
     json_object *options = NULL, *protocol;
 
@@ -439,6 +415,88 @@ json_object *block_drive_parse(const char *text, GError **error)
     return options_parse(has_members ? out->str : text, NULL, error);
 }
 
+/* A node on top of @below, whose reference is taken over. */
+static BlockNode *co_fn open_above(BlockGraph *graph, BlockNode *below, const char *key,
+                                   json_object *options, GError **error)
+{
+    BlockNode *node;
+
+    put_str(options, key, below->name);
+    node = block_node_open_with(graph, options, NULL, error);
+    block_node_release(below);
+    return node;
+}
+
+/* snapshot=on: what is written goes into a file that nobody sees and that is gone at the end. */
+
+static int make_temporary(void *path)
+{
+    int fd = mkstemp(path);
+
+    if (fd < 0)
+        return -errno;
+    close(fd);
+    return 0;
+}
+
+static int remove_temporary(void *path)
+{
+    return unlink(path) < 0 ? -errno : 0;
+}
+
+static json_object *overlay_options(const char *path)
+{
+    json_object *options = json_object_new_object(), *file = json_object_new_object();
+    json_object *cache = json_object_new_object();
+
+    put_str(file, "driver", "file");
+    put_str(file, "filename", path);
+    put_bool(cache, "no-flush", true);
+    put_str(options, "driver", "qcow2");
+    put_str(options, "discard", "unmap");
+    json_object_object_add(options, "cache", cache);
+    json_object_object_add(options, "file", file);
+    return options;
+}
+
+static BlockNode *co_fn open_overlay(BlockGraph *graph, BlockNode *below, GError **error)
+{
+    g_autofree char *path = g_build_filename(g_getenv("TMPDIR") ?: "/var/tmp", "vireo.XXXXXX", NULL);
+    g_autoptr(json_object) words = json_object_new_object(), options = NULL;
+    int ret = co_worker_call(make_temporary, path);
+    BlockNode *node = NULL;
+
+    if (ret < 0) {
+        block_node_release(below);
+        fail_errno(error, -ret, "Could not get temporary filename '%s'", path);
+        return NULL;
+    }
+    json_object_object_add(words, "size", json_object_new_int64(block_node_size(below)));
+    options = overlay_options(path);
+    if (block_image_create(graph, "qcow2", path, words, error))
+        node = open_above(graph, below, "backing", options, error);
+    else
+        block_node_release(below);
+    co_worker_call(remove_temporary, path);
+    return node;
+}
+
+/* What the drive asks for beside its format. */
+static BlockNode *co_fn add_filters(BlockGraph *graph, BlockNode *node, const DriveOptions *d,
+                                    GError **error)
+{
+    g_autoptr(json_object) options = NULL;
+
+    if (d->snapshot)
+        node = open_overlay(graph, node, error);
+    if (!node || !d->copy_on_read)
+        return node;
+    options = json_object_new_object();
+    put_str(options, "driver", "copy-on-read");
+    put_bool(options, "read-only", d->read_only);
+    return open_above(graph, node, "file", options, error);
+}
+
 static BlockNode *co_fn drive_open(BlockGraph *graph, json_object *options, const char **ret_iface,
                                    GError **error)
 {
@@ -459,6 +517,8 @@ static BlockNode *co_fn drive_open(BlockGraph *graph, json_object *options, cons
         return NULL;
     node = d.format ? block_node_open_with(graph, node_options, NULL, error)
                     : open_guessed(graph, node_options, error);
+    if (node)
+        node = add_filters(graph, node, &d, error);
     if (!node)
         return NULL;
     node->monitor_owned = true;

@@ -39,6 +39,7 @@ typedef struct BlockDriver {
                                               bouncing and splitting of requests */
     bool is_format;                        /* decides itself what its bytes are: the end of a row of
                                               filters (block/chain.h), also where is_filter is set */
+    bool aligns;                           /* a filter that has limits of its own all the same */
     bool grows;                            /* a write past the end makes the node longer */
     unsigned write_flags;                  /* BlockReqFlags that co_write honours; the core flushes
                                               after a write for a BLOCK_FUA that is not among them */
@@ -113,6 +114,9 @@ BlockGraph *block_node_graph(const BlockNode *node);
 void block_node_set_filename(BlockNode *node, const char *filename);
 /* Something was written since the last flush. */
 bool block_node_is_dirty(BlockNode *node);
+/* A write past its end makes it longer, and what is between reads as zeroes; a filter does what its
+ * child does. */
+bool block_node_grows(const BlockNode *node);
 /* In open: the image cannot be written although read-only is off.  False, with an error, unless
  * auto-read-only allows it; @why: positive errno. */
 bool block_node_demote(BlockNode *node, int why, GError **error);

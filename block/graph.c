@@ -14,8 +14,8 @@
 #define NODE_NAME_MAX 31                   /* as QEMU: names travel in streams and bitmaps */
 
 static const char *const absent_drivers[] = {
-    "blkdebug", "blklogwrites", "blkverify", "bochs", "cloop", "compress", "copy-before-write",
-    "copy-on-read", "dmg", "ftp", "ftps", "gluster", "host_cdrom", "http", "https", "io_uring",
+    "blkverify", "bochs", "cloop", "copy-before-write",
+    "dmg", "ftp", "ftps", "gluster", "host_cdrom", "http", "https", "io_uring",
     "iscsi", "nfs", "nvme", "nvme-io_uring", "parallels",
     "preallocate", "qcow", "qed", "quorum", "rbd", "replication", "snapshot-access",
     "ssh", "vdi", "vhdx", "virtio-blk-vfio-pci", "virtio-blk-vhost-user",
@@ -277,7 +277,7 @@ void block_node_refresh_limits(BlockNode *node)
 {
     BlockLimits *limits = &node->limits;
     BlockNode *file = block_node_file(node);
-    bool align = !node->driver->is_filter;
+    bool align = !node->driver->is_filter || node->driver->aligns;
 
     *limits = file ? file->limits
                    : (BlockLimits){ .request_alignment = 1, .buffer_alignment = 1,
@@ -555,6 +555,13 @@ void block_node_set_transparent(BlockNode *node)
 const char *block_node_name(const BlockNode *node)
 {
     return node->name;
+}
+
+bool block_node_grows(const BlockNode *node)
+{
+    while (node && node->driver->grows && node->driver->is_filter)
+        node = block_node_file(node);
+    return node && node->driver->grows;
 }
 
 const char *block_node_driver(const BlockNode *node)

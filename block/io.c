@@ -182,7 +182,7 @@ static inline void wrote(BlockNode *node, BlockNodeCell *cell, uint64_t offset, 
     if (G_LIKELY(ret == 0)) {
         block_cell_add(&cell->written, 1);
         raise_u64(&node->wr_highest_offset, end);
-        if (G_UNLIKELY(end > (uint64_t)block_node_size(node)) && node->driver->grows)
+        if (G_UNLIKELY(end > (uint64_t)block_node_size(node)) && block_node_grows(node))
             grow(node, end);
     }
     if (G_UNLIKELY(node->bitmaps != NULL))
@@ -336,7 +336,7 @@ int co_fn block_node_co_write(BlockNode *node, uint64_t offset, const struct iov
     if (G_UNLIKELY(node->config.read_only))
         return -EPERM;
     if (G_UNLIKELY(!in_bounds(node, offset, bytes)) &&
-        (!node->driver->grows || bytes > INT64_MAX || offset > INT64_MAX - bytes))
+        (!block_node_grows(node) || bytes > INT64_MAX || offset > INT64_MAX - bytes))
         return -EIO;
     if (G_UNLIKELY(!bytes))
         return 0;
@@ -429,7 +429,7 @@ int co_fn block_node_co_zero(BlockNode *node, uint64_t offset, uint64_t bytes, u
     if (node->config.read_only)
         return -EPERM;
     if (!in_bounds(node, offset, bytes) &&
-        (!node->driver->grows || bytes > INT64_MAX || offset > INT64_MAX - bytes))
+        (!block_node_grows(node) || bytes > INT64_MAX || offset > INT64_MAX - bytes))
         return -EIO;
     if (!bytes)
         return 0;

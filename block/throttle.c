@@ -123,6 +123,7 @@ static const BlockDriver throttle_driver = {
     .size = sizeof(Throttle),
     .options = throttle_options,
     .is_filter = true,
+    .grows = true,
     .write_flags = BLOCK_FUA | BLOCK_COMPRESSED,
     .open = throttle_open,
     .close = throttle_close,

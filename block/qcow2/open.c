@@ -204,9 +204,7 @@ static bool check_lazy(Qcow2 *s, const Qcow2Options *o, GError **error)
 
 static bool co_fn open_image(Qcow2 *s, json_object *options, const Qcow2Options *o, GError **error)
 {
-    const BlockDriver *driver = block_driver_find(block_node_driver(s->file));
-
-    s->file_grows = driver && driver->grows;
+    s->file_grows = block_node_grows(s->file);
     if (qcow2_header_read(s, error) < 0)
         return false;
     derive(s);

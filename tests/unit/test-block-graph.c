@@ -400,8 +400,8 @@ START_TEST(drives_refused)
     } cases[] = {
         { "format=raw,cache=sometimes", "writethrough" },
         { "format=raw,if=usb", "virtio" },
-        { "format=raw,snapshot=on", "qcow2" },
-        { "format=raw,copy-on-read=on", "copy-on-read" },
+        { "format=raw,snapshot=maybe", "snapshot" },
+        { "format=raw,copy-on-read=5", "copy-on-read" },
         { "format=raw,throttling.bps-total=3,bps_rd=1", "at the same time" },
         { "format=raw,index=1,unit=1", "index" },
         { "format=raw,index=-3", "index" },

@@ -5,7 +5,7 @@ from .parser import Definition, SchemaError
 
 C_KEYWORDS = set("auto break case char const continue default do double else enum extern float for "
                  "goto if inline int long register restrict return short signed sizeof static struct "
-                 "switch typedef union unsigned void volatile while bool true false asm unix linux "
+                 "switch typedef union unsigned void volatile while bool true false asm unix linux errno "
                  "error vm u".split())
 
 
