@@ -47,6 +47,15 @@ bool char_addr_take(CharAddr *addr, json_object *options, GError **error)
     return take_family(addr, options, error);
 }
 
+void char_addr_copy(CharAddr *to, const CharAddr *from)
+{
+    *to = *from;
+    to->path = g_strdup(from->path);
+    to->host = g_strdup(from->host);
+    to->port = g_strdup(from->port);
+    to->fd = g_strdup(from->fd);
+}
+
 void char_addr_clear(CharAddr *addr)
 {
     g_free(addr->path);

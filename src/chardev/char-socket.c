@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include "src/base/coroutine.h"
 #include "src/base/fdset.h"
 #include "src/base/util.h"
 #include "src/chardev/char-addr.h"
@@ -37,13 +38,12 @@ typedef struct CharSocket {
 
     int connecting_fd;             /* -1: none */
     LoopFd *connect_watch;
+    struct Attempt *attempt;       /* under way in a worker; NULL: none */
     LoopTimer retry;
 
     int fds[FDS_MAX];              /* passed by the peer, not taken yet; oldest first */
     unsigned fd_count;
 } CharSocket;
-
-static void try_connect(void *opaque);
 
 static void drop_passed_fds(CharSocket *s)
 {
@@ -261,11 +261,21 @@ static void on_connected(void *opaque, unsigned events)
     retry_later(s);
 }
 
-static void try_connect(void *opaque)
+/* An attempt of a client that comes back; it outlives the client if that is removed meanwhile. */
+typedef struct Attempt {
+    CharSocket *client;            /* NULL: nobody wants it any more */
+    CharAddr addr;
+    bool in_progress;
+} Attempt;
+
+static int do_connect(void *opaque)
 {
-    CharSocket *s = opaque;
-    bool in_progress = false;
-    int fd = char_addr_connect(&s->addr, &in_progress, NULL);
+    Attempt *attempt = opaque;
+    return char_addr_connect(&attempt->addr, &attempt->in_progress, NULL);
+}
+
+static void attempt_done(CharSocket *s, int fd, bool in_progress)
+{
     if (fd < 0) {
         retry_later(s);
     } else if (in_progress) {
@@ -276,22 +286,75 @@ static void try_connect(void *opaque)
     }
 }
 
-/* The first connection, which start-up needs. */
-static bool connect_now(CharSocket *s, GError **error)
+/* A worker looks the name up: the servers of names may be far away, or dead. */
+static void co_fn attempt_run(void *opaque)
 {
+    Attempt *attempt = opaque;
+    auto_fd fd = co_worker_call(do_connect, attempt);
+    if (attempt->client) {
+        attempt->client->attempt = NULL;
+        attempt_done(attempt->client, steal_fd(&fd), attempt->in_progress);
+    }
+    char_addr_clear(&attempt->addr);
+    g_free(attempt);
+}
+
+static void try_connect(void *opaque)
+{
+    CharSocket *s = opaque;
     bool in_progress = false;
-    auto_fd fd = char_addr_connect(&s->addr, &in_progress, error);
+    if (s->addr.kind == CHAR_ADDR_UNIX) {
+        int fd = char_addr_connect(&s->addr, &in_progress, NULL);
+        attempt_done(s, fd, in_progress);
+        return;
+    }
+    s->attempt = g_new0(Attempt, 1);
+    s->attempt->client = s;
+    char_addr_copy(&s->attempt->addr, &s->addr);
+    co_start(attempt_run, s->attempt);
+}
+
+/* The first connection, which start-up or chardev-add needs: a worker waits for it. */
+typedef struct FirstConnection {
+    const CharAddr *addr;
+    GError **error;
+    int fd;
+} FirstConnection;
+
+/* 0, or -1 with an error. */
+static int do_connect_first(void *opaque)
+{
+    FirstConnection *first = opaque;
+    const CharAddr *addr = first->addr;
+    bool in_progress = false;
+    auto_fd fd = char_addr_connect(addr, &in_progress, first->error);
     if (fd < 0)
-        return false;
+        return -1;
     if (in_progress) {
         struct pollfd connecting = { .fd = fd, .events = POLLOUT };
         int r = poll(&connecting, 1, FIRST_CONNECT_MS);
         int err = r == 0 ? ETIMEDOUT : r < 0 ? errno : socket_error(fd);
-        if (err)
-            return fail_errno(error, err, "Failed to connect to '%s:%s'", s->addr.host,
-                              s->addr.port);
+        if (err) {
+            fail_errno(first->error, err, "Failed to connect to '%s:%s'", addr->host, addr->port);
+            return -1;
+        }
     }
-    use_connection(s, steal_fd(&fd));
+    first->fd = steal_fd(&fd);
+    return 0;
+}
+
+static void co_fn connect_first(void *opaque)
+{
+    co_worker_call(do_connect_first, opaque);
+}
+
+static bool connect_now(CharSocket *s, GError **error)
+{
+    FirstConnection first = { &s->addr, error, -1 };
+    co_run_sync(connect_first, &first);
+    if (first.fd < 0)
+        return false;
+    use_connection(s, first.fd);
     return true;
 }
 
@@ -422,6 +485,8 @@ static void socket_finalize(Object *obj)
 {
     CharSocket *s = (CharSocket *)obj;
     loop_timer_cancel(&s->retry);
+    if (s->attempt)
+        s->attempt->client = NULL;
     loop_fd_remove(s->listen_watch);
     loop_fd_remove(s->connect_watch);
     if (s->connecting_fd >= 0)
