@@ -149,8 +149,10 @@ static int64_t co_fn native_rw(const AioFile *file, bool write, uint64_t offset,
     Native *native = native_of_loop(loop_current());
     NativeRequest request = { .co = co_self() };
 
-    if (G_UNLIKELY(!native))
+    if (G_UNLIKELY(!native)) {
+        aio_fall_back(file);
         return aio_threads.co_rw(file, write, offset, iov, iovcnt, rw_flags);
+    }
     if (write)
         io_prep_pwritev2(&request.iocb, file->fd, iov, iovcnt, offset, rw_flags);
     else

@@ -48,9 +48,12 @@ static int co_fn uring_wait(UringRequest *request)
 }
 
 /* The node was opened for io_uring, but this loop could not get a ring (RLIMIT_MEMLOCK, …). */
-static bool no_ring(void)
+static bool no_ring(const AioFile *file)
 {
-    return G_UNLIKELY(!loop_uring_ok(loop_current(), NULL));
+    if (G_LIKELY(loop_uring_ok(loop_current(), NULL)))
+        return false;
+    aio_fall_back(file);
+    return true;
 }
 
 static int64_t co_fn uring_rw(const AioFile *file, bool write, uint64_t offset,
@@ -59,7 +62,7 @@ static int64_t co_fn uring_rw(const AioFile *file, bool write, uint64_t offset,
     UringRequest request;
     struct io_uring_sqe *sqe;
 
-    if (no_ring())
+    if (no_ring(file))
         return aio_threads.co_rw(file, write, offset, iov, iovcnt, rw_flags);
     sqe = uring_begin(&request);
     /* The plain forms save the kernel copying the vector in. */
@@ -81,7 +84,7 @@ static int co_fn uring_fdatasync(const AioFile *file)
 {
     UringRequest request;
 
-    if (no_ring())
+    if (no_ring(file))
         return aio_threads.co_fdatasync(file);
     io_uring_prep_fsync(uring_begin(&request), file->fd, IORING_FSYNC_DATASYNC);
     return uring_wait(&request);
@@ -91,7 +94,7 @@ static int co_fn uring_fallocate(const AioFile *file, int mode, uint64_t offset,
 {
     UringRequest request;
 
-    if (no_ring())
+    if (no_ring(file))
         return aio_threads.co_fallocate(file, mode, offset, bytes);
     io_uring_prep_fallocate(uring_begin(&request), file->fd, mode, offset, bytes);
     return uring_wait(&request);

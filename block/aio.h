@@ -19,7 +19,14 @@ typedef struct AioFile {
     int fd;
     AioKind kind;
     unsigned max_batch;                    /* submit at the latest when so many wait; 0: a default */
+    bool fell_back;                        /* atomic: some loop could not have the engine; its requests
+                                              are worker threads' */
 } AioFile;
+
+static inline void aio_fall_back(const AioFile *file)
+{
+    __atomic_store_n((bool *)&file->fell_back, true, __ATOMIC_RELAXED);
+}
 
 /* Whether this host has the engine.  Main thread. */
 bool aio_available(AioKind kind, GError **error);

@@ -329,9 +329,15 @@ static void file_describe(BlockNode *node, json_object *info)
 {
     FileNode *file = block_node_state(node);
 
-    json_object_object_add(info, "aio", json_object_new_string(aio_words[file->aio.kind]));
-    if (file->aio_fallback)
-        json_object_object_add(info, "aio-fallback", json_object_new_string(file->aio_fallback));
+    bool fell_back = __atomic_load_n(&file->aio.fell_back, __ATOMIC_RELAXED);
+    AioKind kind = fell_back ? AIO_THREADS : file->aio.kind;
+    const char *why = fell_back ? "a thread could not get the resources of the engine asked for: see "
+                                  "its limit of locked memory, and fs.aio-max-nr"
+                                : file->aio_fallback;
+
+    json_object_object_add(info, "aio", json_object_new_string(aio_words[kind]));
+    if (why)
+        json_object_object_add(info, "aio-fallback", json_object_new_string(why));
 }
 
 static json_object *file_stats(BlockNode *node)
