@@ -18,6 +18,13 @@ static void G_GNUC_PRINTF(2, 3) put_line(Listing *l, const char *format, ...)
     g_string_append_c(l->text, '\n');
 }
 
+/* A number whose default stands for "not given". */
+static bool is_unset(const Property *prop, json_object *value)
+{
+    return prop->def.u == UINT32_MAX && json_object_is_type(value, json_type_int) &&
+           json_object_get_uint64(value) == UINT32_MAX;
+}
+
 static void list_property(const Property *prop, void *opaque)
 {
     Listing *l = opaque;
@@ -26,6 +33,10 @@ static void list_property(const Property *prop, void *opaque)
     if (prop->read_only)
         return;
     value = prop->kind->get(l->obj, prop);
+    if (is_unset(prop, value)) {
+        put_line(l, "%s = unset", prop->name);
+        return;
+    }
     put_line(l, "%s = %s", prop->name,
              value ? json_object_to_json_string_ext(value, JSON_C_TO_STRING_NOSLASHESCAPE)
                    : "null");
