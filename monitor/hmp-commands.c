@@ -217,15 +217,39 @@ static void print_value(Hmp *h, const DumpFormat *f, uint64_t value)
     }
 }
 
-static void run_xp(Hmp *h, GError **error)
+/* Where @address is in physical memory; *length gets less where its page ends. */
+static bool find_physical(Vcpu *vcpu, uint64_t address, uint64_t *ret, unsigned *length)
+{
+    uint64_t in_page = address % 4096, page;
+    if (!vcpu_translate(vcpu, address - in_page, &page, 1))
+        return false;
+    *length = MIN(*length, 4096 - in_page);
+    *ret = page + in_page;
+    return true;
+}
+
+/* @vcpu: whose addresses these are; NULL: they are physical. */
+static bool read_memory(Hmp *h, Vcpu *vcpu, uint64_t address, uint8_t *data, unsigned size)
+{
+    AddressSpace *as = h->vm->machine ? h->vm->machine->memory : NULL;
+    for (unsigned n; as && size; data += n, address += n, size -= n) {
+        uint64_t physical = address;
+        n = size;
+        if ((vcpu && !find_physical(vcpu, address, &physical, &n)) ||
+            address_space_read(as, physical, data, n) != MEM_OK)
+            return false;
+    }
+    return as != NULL;
+}
+
+static void dump_memory(Hmp *h, const char *name, Vcpu *vcpu, GError **error)
 {
     DumpFormat f = { 1, 4, 'x' };
     const char *where = h->words[h->count - 1];
     uint64_t address;
     bool has_format = *h->words[0] == '/';
-    AddressSpace *as = h->vm->machine ? h->vm->machine->memory : NULL;
     if (has_format != (h->count == 2)) {
-        fail(error, ERR_INVALID_PARAMETER, "usage: xp [/FORMAT] ADDRESS");
+        fail(error, ERR_INVALID_PARAMETER, "usage: %s [/FORMAT] ADDRESS", name);
         return;
     }
     if ((has_format && !parse_format(h->words[0] + 1, &f, error)) ||
@@ -235,13 +259,26 @@ static void run_xp(Hmp *h, GError **error)
         uint8_t bytes[8] = { 0 };
         if (i % (16 / f.size) == 0)
             hmp_print(h, "%s%016" PRIx64 ":", i ? "\n" : "", address);
-        if (!as || address_space_read(as, address, bytes, f.size) != MEM_OK) {
+        if (!read_memory(h, vcpu, address, bytes, f.size)) {
             hmp_print(h, " Cannot access memory\n");
             return;
         }
         print_value(h, &f, ld_le64(bytes));
     }
     hmp_print(h, "\n");
+}
+
+static void run_xp(Hmp *h, GError **error)
+{
+    dump_memory(h, "xp", NULL, error);
+}
+
+static void run_x(Hmp *h, GError **error)
+{
+    if (h->vm->kvm && h->cpu < (int)kvm_vcpu_count(h->vm->kvm))
+        dump_memory(h, "x", kvm_vcpu(h->vm->kvm, h->cpu), error);
+    else
+        fail(error, ERR_INVALID_PARAMETER, "there is no CPU %d", h->cpu);
 }
 
 static void run_pmemsave(Hmp *h, GError **error)
@@ -253,6 +290,17 @@ static void run_pmemsave(Hmp *h, GError **error)
         fail(error, ERR_INVALID_PARAMETER, "the address or the size is too large");
     else
         qmp_pmemsave(h->vm, address, size, h->words[2], error);
+}
+
+static void run_memsave(Hmp *h, GError **error)
+{
+    uint64_t address, size;
+    if (!hmp_number(h->words[0], &address, error) || !hmp_number(h->words[1], &size, error))
+        return;
+    if (MAX(address, size) > INT64_MAX)
+        fail(error, ERR_INVALID_PARAMETER, "the address or the size is too large");
+    else
+        qmp_memsave(h->vm, address, size, h->words[2], true, h->cpu, error);
 }
 
 /* ---- log and trace ---- */
@@ -382,6 +430,9 @@ const HmpCommand hmp_commands[] = {
     { "qom-get", NULL, "PATH PROPERTY", "show a property", 2, 2, run_qom_get },
     { "qom-set", NULL, "PATH PROPERTY VALUE", "set a property", 3, 3, run_qom_set },
     { "block_resize", NULL, "NODE SIZE", "change the size of an image", 2, 2, run_block_resize },
+    { "x", NULL, "[/FORMAT] ADDRESS", "show memory at an address of the CPU's", 1, 2, run_x },
+    { "memsave", NULL, "ADDRESS SIZE FILE", "write memory at an address of the CPU's to a file", 3, 3,
+      run_memsave },
     { "xp", NULL, "[/FORMAT] ADDRESS", "show guest memory at a physical address", 1, 2, run_xp },
     { "pmemsave", NULL, "ADDRESS SIZE FILE", "write guest-physical memory to a file", 3, 3,
       run_pmemsave },

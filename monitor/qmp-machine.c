@@ -185,66 +185,6 @@ GPtrArray *qmp_query_memory_devices(Vm *vm, GError **error)
     return qmp_array_new(&qmp_type_memory_device_info);
 }
 
-/* A copy of guest memory to a file, made by a worker: the main loop goes on meanwhile. */
-typedef struct MemorySave {
-    AddressSpace *as;
-    uint64_t address, size;
-    const char *filename;
-    GError **error;
-    bool ok;
-} MemorySave;
-
-static bool write_all(int fd, const uint8_t *data, size_t length, const char *name, GError **error)
-{
-    while (length) {
-        ssize_t n = write(fd, data, length);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return fail_errno(error, errno, "cannot write '%s'", name);
-        data += n;
-        length -= n;
-    }
-    return true;
-}
-
-static int save_memory(void *opaque)
-{
-    MemorySave *save = opaque;
-    g_autofree uint8_t *buffer = g_malloc(64 * KiB);
-    auto_fd fd = open(save->filename, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (fd < 0)
-        return fail_errno(save->error, errno, "cannot open '%s'", save->filename);
-    while (save->size) {
-        size_t n = MIN(save->size, 64 * KiB);
-        if (address_space_read(save->as, save->address, buffer, n) != MEM_OK)
-            return fail(save->error, ERR_INVALID_PARAMETER,
-                        "there is no memory at guest address 0x%" PRIx64, save->address);
-        if (!write_all(fd, buffer, n, save->filename, save->error))
-            return false;
-        save->address += n;
-        save->size -= n;
-    }
-    return true;
-}
-
-static void co_fn co_save_memory(void *opaque)
-{
-    MemorySave *save = opaque;
-    save->ok = co_worker_call(save_memory, save);
-}
-
-bool qmp_pmemsave(Vm *vm, int64_t val, int64_t size, const char *filename, GError **error)
-{
-    if (val < 0 || size < 0)
-        return fail(error, ERR_INVALID_PARAMETER, "val and size must not be negative");
-    if (!vm->machine || !vm->machine->memory)
-        return fail(error, ERR_UNSUPPORTED, "the machine has no memory");
-    MemorySave save = { vm->machine->memory, val, size, filename, error, false };
-    co_run_sync(co_save_memory, &save);
-    return save.ok;
-}
-
 /* ---- PCI ---- */
 
 json_object *qmp_query_pci(Vm *vm, GError **error)

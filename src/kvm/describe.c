@@ -89,3 +89,26 @@ char *vcpu_describe(Vcpu *vcpu)
     vcpu_call(vcpu, describe, s);
     return g_string_free(s, false);
 }
+
+typedef struct Translation {
+    uint64_t linear, *pages;
+    unsigned count, done;
+} Translation;
+
+static void translate(Vcpu *vcpu, void *opaque)
+{
+    Translation *t = opaque;
+    for (; t->done < t->count; t->done++) {
+        struct kvm_translation k = { .linear_address = t->linear + t->done * 4096ull };
+        if (kvm_ioctl(vcpu->fd, KVM_TRANSLATE, &k) < 0 || !k.valid)
+            return;
+        t->pages[t->done] = k.physical_address;
+    }
+}
+
+unsigned vcpu_translate(Vcpu *vcpu, uint64_t linear, uint64_t *ret_pages, unsigned count)
+{
+    Translation t = { linear, ret_pages, count, 0 };
+    vcpu_call(vcpu, translate, &t);
+    return t.done;
+}

@@ -301,6 +301,23 @@ class LibvirtStart(Case):
         for event in self.qmp.events:
             schema.check_event(event)
 
+    def test_memory_to_files(self):
+        """Paging is off: the CPU's addresses are the physical ones."""
+        texts = []
+        for command, more in (("memsave", {"cpu_index": 1}), ("pmemsave", {})):
+            path = "%s/%s" % (self.daemon.folder, command)
+            self.qmp(command, val=0x100064, size=3 << 20, filename=path, **more)
+            with open(path, "rb") as file:
+                texts.append(file.read())
+        equal([len(text) for text in texts], [3 << 20] * 2, "bytes saved")
+        check(texts[0] == texts[1], "memsave and pmemsave differ")
+        try:
+            self.qmp("memsave", val=0, size=1, filename=path, cpu_index=7)
+        except QmpError as error:
+            check("no CPU 7" in error.error["desc"], error)
+        else:
+            check(False, "CPU 7 was found")
+
     def test_another_connection(self):
         """The daemon was restarted: it connects again while the old connection may still be there."""
         again = Qmp(self.daemon.socket)
@@ -311,7 +328,11 @@ class LibvirtStart(Case):
     def test_people(self):
         equal(self.qmp("human-monitor-command", command_line="info status"), "VM status: paused\r\n", "info status")
         text = self.qmp("human-monitor-command", command_line="info qtree")
-        check("virtio-disk0" in text, text)
+        check("virtio-disk0" in text and "4294967295" not in text, text)
         check("RIP" in self.qmp("human-monitor-command", command_line="info registers").upper(), "registers")
+        virtual, physical = (self.qmp("human-monitor-command", command_line=command + " /4xw 0xffe")
+                             for command in ("x", "xp"))
+        equal(virtual, physical, "memory of a CPU without paging")
+        check(virtual.startswith("0000000000000ffe: 0x"), virtual)
         check("pci" in self.qmp("human-monitor-command", command_line="info pci").lower(), "info pci")
         check("ram" in self.qmp("human-monitor-command", command_line="info mtree -f"), "info mtree")
