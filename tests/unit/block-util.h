@@ -1,7 +1,5 @@
 /* What the tests of the block layer share: a graph, nodes from text, requests that wait. */
 #pragma once
-#include <check.h>
-#undef fail    /* ours is in src/base/error.h */
 #include <fcntl.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -13,6 +11,7 @@
 #include "block/block.h"
 #include "block/driver.h"
 #include "src/object/object.h"
+#include "tests/test.h"
 
 typedef struct TestRoot {
     Object *root;
@@ -73,6 +72,17 @@ static inline void assert_error(GError **error, const char *part)
 
 #define assert_no_error(error)                                                                     \
     ck_assert_msg(!(error), "unexpected error: %s", (error) ? (error)->message : "")
+
+/* Somebody who reads and writes, and lets others do all. */
+static inline BlockUser *test_user(BlockNode *node)
+{
+    GError *error = NULL;
+    BlockUser *user = block_user_new(node, "test", BLOCK_PERM_READ | BLOCK_PERM_WRITE,
+                                     BLOCK_PERM_ALL, &error);
+
+    assert_no_error(error);
+    return user;
+}
 
 /* Requests, from outside coroutines. */
 typedef enum TestOp { OP_READ, OP_WRITE, OP_ZERO, OP_DISCARD, OP_FLUSH } TestOp;
@@ -164,6 +174,17 @@ static inline void test_dir_remove(void)
 
     if (system(command))
         fprintf(stderr, "%s failed\n", command);
+}
+
+/* As run_tests, with test_dir made before the forks, and removed. */
+static inline int run_block_tests(const char *name, void (*add)(TCase *tc))
+{
+    int failed;
+
+    test_dir();
+    failed = run_tests(name, add);
+    test_dir_remove();
+    return failed;
 }
 
 static inline bool test_direct_io(void)

@@ -152,8 +152,7 @@ static BlockUser *open_fake(TestRoot *t, const char *more)
     BlockUser *user;
 
     assert_no_error(error);
-    user = block_user_new(node, "test", BLOCK_PERM_READ | BLOCK_PERM_WRITE, BLOCK_PERM_ALL, &error);
-    assert_no_error(error);
+    user = test_user(node);
     return user;
 }
 
@@ -523,30 +522,22 @@ START_TEST(short_transfers)
 }
 END_TEST
 
+static void add_tests(TCase *tc)
+{
+    tcase_set_timeout(tc, 120);
+    tcase_add_loop_test(tc, drivers_get_what_they_can_take, 0, G_N_ELEMENTS(limits));
+    tcase_add_test(tc, padding_of_the_last_block_is_cut_off);
+    tcase_add_test(tc, every_step_may_fail);
+    tcase_add_test(tc, flushes_that_matter);
+    tcase_add_test(tc, no_flush_means_none);
+    tcase_add_test(tc, zeroes);
+    tcase_add_test(tc, detected_zeroes);
+    tcase_add_test(tc, refused_permissions_roll_back);
+    tcase_add_test(tc, errors_become_events);
+    tcase_add_test(tc, short_transfers);
+}
+
 int main(void)
 {
-    Suite *suite = suite_create("block-faults");
-    TCase *tcase = tcase_create("faults");
-    SRunner *runner;
-    int failed;
-
-    tcase_set_timeout(tcase, 120);
-    tcase_add_loop_test(tcase, drivers_get_what_they_can_take, 0, G_N_ELEMENTS(limits));
-    tcase_add_test(tcase, padding_of_the_last_block_is_cut_off);
-    tcase_add_test(tcase, every_step_may_fail);
-    tcase_add_test(tcase, flushes_that_matter);
-    tcase_add_test(tcase, no_flush_means_none);
-    tcase_add_test(tcase, zeroes);
-    tcase_add_test(tcase, detected_zeroes);
-    tcase_add_test(tcase, refused_permissions_roll_back);
-    tcase_add_test(tcase, errors_become_events);
-    tcase_add_test(tcase, short_transfers);
-    suite_add_tcase(suite, tcase);
-    runner = srunner_create(suite);
-    test_dir();                    /* before the forks */
-    srunner_run_all(runner, CK_NORMAL);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    test_dir_remove();
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_block_tests("block-faults", add_tests);
 }

@@ -14,8 +14,7 @@ START_TEST(read_write_through_raw)
     assert_no_error(error);
     ck_assert_int_eq(block_node_size(node), 1 << 20);
     ck_assert_str_eq(block_node_filename(node), path);
-    user = block_user_new(node, "test", BLOCK_PERM_READ | BLOCK_PERM_WRITE, BLOCK_PERM_ALL, &error);
-    assert_no_error(error);
+    user = test_user(node);
     memset(out, 0x5a, sizeof(out));
     ck_assert_int_eq(test_request(user, OP_WRITE, 12345, out, sizeof(out), 0), 0);
     ck_assert_int_eq(test_request(user, OP_FLUSH, 0, NULL, 0, 0), 0);
@@ -126,8 +125,7 @@ START_TEST(deep_graphs_are_refused)
     assert_error(&error, "on top of each other");
     ck_assert_int_gt(depth, 64);
     /* A request goes all the way down on its coroutine's stack. */
-    user = block_user_new(top, "deep", BLOCK_PERM_READ | BLOCK_PERM_WRITE, BLOCK_PERM_ALL, &error);
-    assert_no_error(error);
+    user = test_user(top);
     ck_assert_int_eq(test_request(user, OP_READ, 0, data, sizeof(data), 0), 0);
     ck_assert_int_eq(data[0], 0);
     ck_assert_int_eq(test_request(user, OP_WRITE, 0, data, sizeof(data), BLOCK_FUA), 0);
@@ -433,30 +431,22 @@ START_TEST(drives_refused)
 }
 END_TEST
 
+static void add_tests(TCase *tc)
+{
+    tcase_add_test(tc, read_write_through_raw);
+    tcase_add_test(tc, options_are_checked);
+    tcase_add_test(tc, nodes_are_owned);
+    tcase_add_test(tc, deep_graphs_are_refused);
+    tcase_add_test(tc, conflicts_name_both_sides);
+    tcase_add_test(tc, read_only_nodes_are_not_written);
+    tcase_add_test(tc, resize_reaches_those_above);
+    tcase_add_test(tc, queries_have_what_libvirt_reads);
+    tcase_add_test(tc, drives);
+    tcase_add_test(tc, drive_text);
+    tcase_add_test(tc, drives_refused);
+}
+
 int main(void)
 {
-    Suite *suite = suite_create("block-graph");
-    TCase *tcase = tcase_create("graph");
-    SRunner *runner;
-    int failed;
-
-    tcase_add_test(tcase, read_write_through_raw);
-    tcase_add_test(tcase, options_are_checked);
-    tcase_add_test(tcase, nodes_are_owned);
-    tcase_add_test(tcase, deep_graphs_are_refused);
-    tcase_add_test(tcase, conflicts_name_both_sides);
-    tcase_add_test(tcase, read_only_nodes_are_not_written);
-    tcase_add_test(tcase, resize_reaches_those_above);
-    tcase_add_test(tcase, queries_have_what_libvirt_reads);
-    tcase_add_test(tcase, drives);
-    tcase_add_test(tcase, drive_text);
-    tcase_add_test(tcase, drives_refused);
-    suite_add_tcase(suite, tcase);
-    runner = srunner_create(suite);
-    test_dir();                    /* before the forks */
-    srunner_run_all(runner, CK_NORMAL);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    test_dir_remove();
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_block_tests("block-graph", add_tests);
 }

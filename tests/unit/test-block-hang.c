@@ -241,8 +241,7 @@ START_TEST(a_question_that_hangs)
 {
     TestRoot t = test_root();
     g_autofree char *path = image("size.img");
-    BlockUser *user = block_user_new(open_now(t.graph, path, "disk"), "user",
-                                     BLOCK_PERM_READ | BLOCK_PERM_WRITE, BLOCK_PERM_ALL, NULL);
+    BlockUser *user = test_user(open_now(t.graph, path, "disk"));
     g_autofree char *data = g_malloc(32768);
 
     memset(data, 1, 32768);
@@ -296,8 +295,7 @@ START_TEST(a_closing_that_hangs)
 {
     TestRoot t = test_root();
     g_autofree char *path = image("close.img");
-    BlockUser *user = block_user_new(open_now(t.graph, path, "disk"), "user",
-                                     BLOCK_PERM_READ | BLOCK_PERM_WRITE, BLOCK_PERM_ALL, NULL);
+    BlockUser *user = test_user(open_now(t.graph, path, "disk"));
     Begun b = { .graph = t.graph, .name = "disk" };
     char data[512] = "written";
     GThread *thread;
@@ -448,10 +446,5 @@ static void add_tests(TCase *tc)
 
 int main(void)
 {
-    int failed;
-
-    test_dir();                    /* before the forks */
-    failed = run_tests("block-hang", add_tests);
-    test_dir_remove();
-    return failed;
+    return run_block_tests("block-hang", add_tests);
 }

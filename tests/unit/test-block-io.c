@@ -470,29 +470,21 @@ START_TEST(null_disk)
 }
 END_TEST
 
+static void add_tests(TCase *tc)
+{
+    tcase_set_timeout(tc, 120);
+    tcase_add_loop_test(tc, random_requests_match_a_model, 0, G_N_ELEMENTS(setups));
+    tcase_add_loop_test(tc, neighbours_do_not_lose_writes, 0, G_N_ELEMENTS(setups));
+    tcase_add_loop_test(tc, seeded_orders_do_not_lose_writes, 0, 4);
+    tcase_add_loop_test(tc, whole_blocks_survive_changes_of_a_part, 0, 2);
+    tcase_add_test(tc, past_the_end);
+    tcase_add_test(tc, raw_window);
+    tcase_add_test(tc, discard_and_zero_free_space);
+    tcase_add_test(tc, discard_is_ignored_by_default);
+    tcase_add_test(tc, null_disk);
+}
+
 int main(void)
 {
-    Suite *suite = suite_create("block-io");
-    TCase *tcase = tcase_create("io");
-    SRunner *runner;
-    int failed;
-
-    tcase_set_timeout(tcase, 120);
-    tcase_add_loop_test(tcase, random_requests_match_a_model, 0, G_N_ELEMENTS(setups));
-    tcase_add_loop_test(tcase, neighbours_do_not_lose_writes, 0, G_N_ELEMENTS(setups));
-    tcase_add_loop_test(tcase, seeded_orders_do_not_lose_writes, 0, 4);
-    tcase_add_loop_test(tcase, whole_blocks_survive_changes_of_a_part, 0, 2);
-    tcase_add_test(tcase, past_the_end);
-    tcase_add_test(tcase, raw_window);
-    tcase_add_test(tcase, discard_and_zero_free_space);
-    tcase_add_test(tcase, discard_is_ignored_by_default);
-    tcase_add_test(tcase, null_disk);
-    suite_add_tcase(suite, tcase);
-    runner = srunner_create(suite);
-    test_dir();                    /* before the forks */
-    srunner_run_all(runner, CK_NORMAL);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    test_dir_remove();
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_block_tests("block-io", add_tests);
 }
