@@ -69,6 +69,9 @@ typedef struct BlockDriver {
     /* Data, zero or hole.  Absent: all data. */
     int co_fn (*co_map)(BlockNode *node, uint64_t offset, uint64_t bytes, BlockMap *map);
     int co_fn (*co_resize)(BlockNode *node, uint64_t bytes, GError **error);
+    /* Somebody needs to write to a node that was demoted: opens the image for writing after all, or says
+     * why it cannot.  Absent: a filter follows its file child, others stay read-only. */
+    bool co_fn (*promote)(BlockNode *node, GError **error);
     /* Image locks.  One call at a time for a node; what was set before stays when it fails. */
     bool co_fn (*set_perm)(BlockNode *node, unsigned perm, unsigned shared, GError **error);
     /* What the child @key is asked for when @node's users ask for *perm and *shared; adjusts them.
@@ -118,7 +121,7 @@ bool block_node_is_dirty(BlockNode *node);
  * child does. */
 bool block_node_grows(const BlockNode *node);
 /* In open: the image cannot be written although read-only is off.  False, with an error, unless
- * auto-read-only allows it; @why: positive errno. */
+ * auto-read-only allows it, until somebody needs to write; @why: positive errno. */
 bool block_node_demote(BlockNode *node, int why, GError **error);
 /* The driver's get_size has another answer than before (a snapshot was gone back to), or in open has
  * its answer: the node and those above take it over.  Main thread. */

@@ -283,6 +283,47 @@ static void file_limits(BlockNode *node, BlockLimits *limits)
     limits->can_discard = !file->no_discard;
 }
 
+typedef struct PromoteCall {
+    BlockNode *node;
+    GError **error;
+} PromoteCall;
+
+static bool is_same_file(int fd, int other)
+{
+    struct stat a, b;
+
+    return !fstat(fd, &a) && !fstat(other, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+}
+
+/* The new descriptor takes the place of the old one, which requests under way still use. */
+static int do_promote(void *arg)
+{
+    PromoteCall *call = arg;
+    FileNode *file = block_node_state(call->node);
+    const char *filename = block_node_filename(call->node);
+    bool passed = g_str_has_prefix(filename, "/dev/fdset/");
+    auto_fd fd = passed ? file_open(filename, O_RDWR, 0, call->error)
+                        : open_with(call->node, filename, O_RDWR);
+
+    if (fd < 0)
+        return passed ? false : open_failed(call->node, filename, errno, call->error);
+    if (!is_same_file(fd, file->aio.fd))
+        return fail(call->error, ERR_IN_USE, "'%s' is another file than when it was opened", filename);
+    if (file->locks && !image_lock_again(fd, filename, file->perm, file->shared, call->error))
+        return false;
+    if (fcntl(fd, F_SETFL, fcntl(file->aio.fd, F_GETFL)) < 0 ||
+        dup3(fd, file->aio.fd, O_CLOEXEC) < 0)
+        return fail_errno(call->error, errno, "cannot open '%s' for writing", filename);
+    return true;
+}
+
+static bool co_fn file_promote(BlockNode *node, GError **error)
+{
+    PromoteCall call = { node, error };
+
+    return co_worker_call(do_promote, &call);
+}
+
 typedef struct LockCall {
     BlockNode *node;
     unsigned perm, shared;
@@ -370,7 +411,7 @@ static void file_probe_sizes(const BlockNode *node, BlockSizes *sizes)
         .co_read = file_co_read, .co_write = file_co_write, .co_flush = file_co_flush,             \
         .co_zero = file_co_zero, .co_discard = file_co_discard, .co_map = file_co_map,             \
         .co_copy_range = file_co_copy_range,                                                       \
-        .co_resize = file_co_resize, .set_perm = file_set_perm,                                    \
+        .co_resize = file_co_resize, .promote = file_promote, .set_perm = file_set_perm,           \
         .allocated_size = file_allocated_size, .describe = file_describe, .stats = file_stats,     \
         .probe_sizes = file_probe_sizes, .image = image_,                                          \
     }

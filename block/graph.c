@@ -525,7 +525,7 @@ bool block_node_demote(BlockNode *node, int why, GError **error)
     if (!node->config.auto_read_only)
         return fail_errno(error, why, "cannot open '%s' for writing",
                           node->filename ? node->filename : node->name);
-    node->config.read_only = true;
+    node->config.read_only = node->demoted = true;
     return true;
 }
 

@@ -216,3 +216,12 @@ bool image_lock_change(int fd, const char *filename, unsigned old_perm, unsigned
         fail_errno(error, -ret, "cannot lock '%s'", filename);
     return false;
 }
+
+bool image_lock_again(int fd, const char *filename, unsigned perm, unsigned shared, GError **error)
+{
+    int ret = apply(fd, PERM_BASE, perm, 0);
+
+    if (ret == 0)
+        ret = apply(fd, SHARED_BASE, ~shared & BLOCK_PERM_ALL, 0);
+    return ret == 0 || fail_errno(error, -ret, "cannot lock '%s'", filename);
+}

@@ -15,5 +15,7 @@
  * threads. */
 bool image_lock_change(int fd, const char *filename, unsigned old_perm, unsigned old_shared,
                        unsigned perm, unsigned shared, GError **error);
+/* Takes the locks on a second descriptor of the file, for an owner that has them already. */
+bool image_lock_again(int fd, const char *filename, unsigned perm, unsigned shared, GError **error);
 /* False: the file system has no OFD locks. */
 bool image_lock_supported(int fd);

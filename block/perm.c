@@ -57,11 +57,17 @@ static bool check_siblings(const BlockEdge *edge, unsigned perm, unsigned shared
     return true;
 }
 
+/* Whether to write can be tried yet, although it could not be when the node was opened. */
+static bool may_promote(const BlockNode *node)
+{
+    return node->demoted && (node->driver->promote || node->driver->is_filter);
+}
+
 static bool check_edge(const BlockEdge *edge, unsigned perm, unsigned shared, GError **error)
 {
     if (!check_siblings(edge, perm, shared, error))
         return false;
-    if (perm & WRITING && edge->child->config.read_only) {
+    if (perm & WRITING && edge->child->config.read_only && !may_promote(edge->child)) {
         fail(error, ERR_PERMISSION, "Block node '%s' is read-only", edge->child->name);
         return error_object(error, "%s", edge->child->name);
     }
@@ -127,7 +133,7 @@ static bool plan_node(BlockNode *node, GPtrArray *changed, GError **error)
     node->perm = perm;
     node->shared = shared;
     if (plan_children(node, changed, error)) {
-        if (node->driver->set_perm) {
+        if (node->driver->set_perm || node->demoted) {
             block_node_pin(node);
             g_ptr_array_add(changed, node);
         }
@@ -137,6 +143,18 @@ static bool plan_node(BlockNode *node, GPtrArray *changed, GError **error)
     node->shared = old_shared;
     plan_children(node, changed, NULL);
     return false;
+}
+
+static bool co_fn tell_driver(BlockNode *node, GError **error)
+{
+    if (node->demoted && node->perm & WRITING) {
+        if (node->driver->promote && !node->driver->promote(node, error))
+            return false;
+        node->config.read_only = node->demoted = false;
+        block_node_route(node);
+    }
+    return !node->driver->set_perm ||
+           node->driver->set_perm(node, node->perm, node->shared, error);
 }
 
 /* Then the drivers are told what is wanted now.  Further changes may be planned meanwhile; who comes
@@ -149,7 +167,7 @@ static bool co_fn tell_drivers(GPtrArray *changed, GError **error)
         BlockNode *node = changed->pdata[i];
 
         co_mutex_lock(&node->perm_lock);
-        ok = ok && node->driver->set_perm(node, node->perm, node->shared, error);
+        ok = ok && tell_driver(node, error);
         co_mutex_unlock(&node->perm_lock);
         block_node_unpin(node);
     }

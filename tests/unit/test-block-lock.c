@@ -1,5 +1,6 @@
 /* Image locks: against ourselves, another process of ours, and QEMU's tools. */
 #include "block-util.h"
+#include "src/base/fdset.h"
 #include <signal.h>
 #include <sys/wait.h>
 
@@ -210,25 +211,59 @@ START_TEST(we_see_qemus_locks)
 }
 END_TEST
 
+/* An image that could not be written when it was opened, and can be when somebody needs to. */
+START_TEST(read_only_until_it_is_written)
+{
+    TestRoot t = test_root();
+    g_autofree char *path = test_file("auto.img", 65536);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 101, .l_len = 1 };
+    char data[512] = "written after all";
+    GError *error = NULL;
+    BlockNode *node;
+    BlockUser *reader, *writer;
+
+    ck_assert(fdset_add(open(path, O_RDONLY | O_CLOEXEC), 5, NULL, NULL, &error));
+    node = test_open(t.graph, &error, "raw,node-name=top,auto-read-only=on,file.driver=file,"
+                                      "file.filename=/dev/fdset/5");
+    assert_no_error(error);
+    ck_assert(block_node_read_only(node));
+    reader = block_user_new(node, "reader", BLOCK_PERM_READ, BLOCK_PERM_ALL, &error);
+    assert_no_error(error);
+    ck_assert_ptr_null(block_user_new(node, "writer", DISK_PERM, BLOCK_PERM_ALL, &error));
+    ck_assert_ptr_nonnull(error);
+    g_clear_error(&error);
+    ck_assert(block_node_read_only(node));
+    ck_assert(fdset_add(fcntl(fd, F_DUPFD_CLOEXEC, 0), 5, NULL, NULL, &error));
+    writer = block_user_new(node, "writer", DISK_PERM, DISK_SHARED, &error);
+    assert_no_error(error);
+    ck_assert(!block_node_read_only(node));
+    ck_assert_int_eq(test_request(writer, OP_WRITE, 0, data, sizeof(data), 0), 0);
+    memset(data, 0, sizeof(data));
+    ck_assert_int_eq(test_request(reader, OP_READ, 0, data, sizeof(data), 0), 0);
+    ck_assert_str_eq(data, "written after all");
+    close(fd);
+    fd = open(path, O_RDWR | O_CLOEXEC);
+    ck_assert_int_lt(fcntl(fd, F_OFD_SETLK, &lock), 0);    /* "write" is taken */
+    close(fd);
+    block_user_free(writer);
+    block_user_free(reader);
+    test_root_free(&t);
+}
+END_TEST
+
+static void add_tests(TCase *tc)
+{
+    tcase_set_timeout(tc, 60);
+    tcase_add_test(tc, two_nodes_of_one_file);
+    tcase_add_test(tc, locking_can_be_off);
+    tcase_add_test(tc, another_process_is_named);
+    tcase_add_test(tc, qemu_sees_our_locks);
+    tcase_add_test(tc, we_see_qemus_locks);
+    tcase_add_test(tc, read_only_until_it_is_written);
+}
+
 int main(void)
 {
-    Suite *suite = suite_create("block-lock");
-    TCase *tcase = tcase_create("lock");
-    SRunner *runner;
-    int failed;
-
-    tcase_set_timeout(tcase, 60);
-    tcase_add_test(tcase, two_nodes_of_one_file);
-    tcase_add_test(tcase, locking_can_be_off);
-    tcase_add_test(tcase, another_process_is_named);
-    tcase_add_test(tcase, qemu_sees_our_locks);
-    tcase_add_test(tcase, we_see_qemus_locks);
-    suite_add_tcase(suite, tcase);
-    runner = srunner_create(suite);
-    test_dir();                    /* before the forks */
-    srunner_run_all(runner, CK_NORMAL);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    test_dir_remove();
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_block_tests("block-lock", add_tests);
 }
