@@ -40,7 +40,7 @@ static inline bool fits(const BlockNode *node, uint64_t offset, const struct iov
     return total == bytes;
 }
 
-/* Read. */
+/* What does not fit: through a buffer, or in pieces. */
 
 static uint64_t bounce_size(const BlockNode *node, uint64_t bytes)
 {
@@ -58,9 +58,28 @@ static void *bounce_new(const BlockNode *node, uint64_t bytes)
     return buffer;
 }
 
-/* Reads the blocks that cover the range, and copies the range out. */
-static int co_fn read_bounced(BlockNode *node, uint64_t offset, const struct iovec *iov,
-                              int iovcnt, uint64_t bytes)
+/* Fills the parts of the block buffer at @at that the request does not cover. */
+static int co_fn read_edges(BlockNode *node, uint64_t at, uint8_t *buffer, uint64_t n,
+                            uint64_t from, uint64_t to)
+{
+    uint64_t align = node->align_mask + 1;
+    bool head = from > at, tail = to < at + n;
+    uint64_t last = at + n - align;
+    struct iovec first_block = { buffer, align }, last_block = { buffer + n - align, align };
+    int ret = 0;
+
+    if (head)
+        ret = node->driver->co_read(node, at, &first_block, 1, align);
+    if (ret == 0 && tail && !(head && last == at))
+        ret = node->driver->co_read(node, last, &last_block, 1, align);
+    return ret;
+}
+
+/* Through a buffer, by the blocks that cover the range: what the request has of them is copied out of
+ * it, or into it. */
+static int co_fn transfer_bounced(BlockNode *node, bool write, uint64_t offset,
+                                  const struct iovec *iov, int iovcnt, uint64_t bytes,
+                                  unsigned flags)
 {
     uint64_t start = ALIGN_DOWN(offset, node->align_mask + 1);
     uint64_t end = ALIGN_UP(offset + bytes, node->align_mask + 1);
@@ -73,9 +92,16 @@ static int co_fn read_bounced(BlockNode *node, uint64_t offset, const struct iov
         uint64_t from = MAX(at, offset), to = MIN(at + n, offset + bytes);
         struct iovec piece = { buffer, n };
 
-        ret = node->driver->co_read(node, at, &piece, 1, n);
-        if (ret == 0)
+        ret = write ? read_edges(node, at, buffer, n, from, to)
+                    : node->driver->co_read(node, at, &piece, 1, n);
+        if (ret < 0)
+            break;
+        if (write) {
+            iov_to_buffer(iov, iovcnt, from - offset, buffer + (from - at), to - from);
+            ret = node->driver->co_write(node, at, &piece, 1, n, flags);
+        } else {
             iov_from_buffer(iov, iovcnt, from - offset, buffer + (from - at), to - from);
+        }
     }
     free(buffer);
     return ret;
@@ -100,6 +126,8 @@ static int next_piece(const BlockNode *node, struct iovec *part, const struct io
     return iov_slice(part, iovcnt, iov, iovcnt, done, ret_bytes);
 }
 
+/* Read. */
+
 static int co_fn read_pieces(BlockNode *node, uint64_t offset, const struct iovec *iov, int iovcnt,
                              uint64_t bytes)
 {
@@ -110,7 +138,7 @@ static int co_fn read_pieces(BlockNode *node, uint64_t offset, const struct iove
     if (iov_size(iov, iovcnt) < bytes)
         return -EINVAL;
     if ((offset | bytes) & node->align_mask)
-        return read_bounced(node, offset, iov, iovcnt, bytes);
+        return transfer_bounced(node, false, offset, iov, iovcnt, bytes, 0);
     part = g_new(struct iovec, iovcnt);
     while (ret == 0 && done < bytes) {
         int parts = next_piece(node, part, iov, iovcnt, done, bytes - done, &n);
@@ -118,7 +146,7 @@ static int co_fn read_pieces(BlockNode *node, uint64_t offset, const struct iove
         if (fits(node, offset + done, part, parts, n))
             ret = node->driver->co_read(node, offset + done, part, parts, n);
         else
-            ret = read_bounced(node, offset + done, part, parts, n);
+            ret = transfer_bounced(node, false, offset + done, part, parts, n, 0);
         done += n;
     }
     return ret;
@@ -189,47 +217,6 @@ static inline void wrote(BlockNode *node, BlockNodeCell *cell, uint64_t offset, 
         block_node_mark(node, offset, bytes);
 }
 
-/* Fills the parts of the block buffer at @at that the request does not cover. */
-static int co_fn read_edges(BlockNode *node, uint64_t at, uint8_t *buffer, uint64_t n,
-                            uint64_t from, uint64_t to)
-{
-    uint64_t align = node->align_mask + 1;
-    bool head = from > at, tail = to < at + n;
-    uint64_t last = at + n - align;
-    struct iovec first_block = { buffer, align }, last_block = { buffer + n - align, align };
-    int ret = 0;
-
-    if (head)
-        ret = node->driver->co_read(node, at, &first_block, 1, align);
-    if (ret == 0 && tail && !(head && last == at))
-        ret = node->driver->co_read(node, last, &last_block, 1, align);
-    return ret;
-}
-
-static int co_fn write_bounced_pieces(BlockNode *node, uint64_t offset, const struct iovec *iov,
-                                      int iovcnt, uint64_t bytes, unsigned flags)
-{
-    uint64_t start = ALIGN_DOWN(offset, node->align_mask + 1);
-    uint64_t end = ALIGN_UP(offset + bytes, node->align_mask + 1);
-    uint64_t room = bounce_size(node, end - start);
-    uint8_t *buffer = bounce_new(node, room);
-    int ret = buffer ? 0 : -ENOMEM;
-
-    for (uint64_t at = start; ret == 0 && at < end; at += room) {
-        uint64_t n = MIN(room, end - at);
-        uint64_t from = MAX(at, offset), to = MIN(at + n, offset + bytes);
-        struct iovec piece = { buffer, n };
-
-        ret = read_edges(node, at, buffer, n, from, to);
-        if (ret < 0)
-            break;
-        iov_to_buffer(iov, iovcnt, from - offset, buffer + (from - at), to - from);
-        ret = node->driver->co_write(node, at, &piece, 1, n, flags);
-    }
-    free(buffer);
-    return ret;
-}
-
 /*
  * A write whose ends are not aligned.  A node whose size is no multiple of its alignment would become
  * longer by the padding of its last block: that is cut off again.
@@ -244,7 +231,7 @@ static int co_fn write_unaligned(BlockNode *node, uint64_t offset, const struct 
 
     if (!held)
         block_write_enter(node, &write, offset, bytes, true);
-    ret = write_bounced_pieces(node, offset, iov, iovcnt, bytes, flags);
+    ret = transfer_bounced(node, true, offset, iov, iovcnt, bytes, flags);
     if (ret == 0 && padded_end > size && node->driver->co_resize)
         ret = node->driver->co_resize(node, size, NULL);
     if (!held)
@@ -268,7 +255,7 @@ static int co_fn write_pieces(BlockNode *node, uint64_t offset, const struct iov
         if (fits(node, offset + done, part, parts, n))
             ret = node->driver->co_write(node, offset + done, part, parts, n, flags);
         else
-            ret = write_bounced_pieces(node, offset + done, part, parts, n, flags);
+            ret = transfer_bounced(node, true, offset + done, part, parts, n, flags);
         done += n;
     }
     return ret;
