@@ -64,7 +64,7 @@ static void tell_from_bottom(BlockNode *node)
     tell_parents(node);
 }
 
-bool block_node_resize(BlockNode *node, uint64_t bytes, GError **error)
+static bool resize(BlockNode *node, uint64_t bytes, GError **error)
 {
     ResizeRun run = { .node = node, .bytes = bytes, .error = error };
     g_autofree char *name = g_strdup_printf("resizing of node '%s'", node->name);
@@ -86,4 +86,15 @@ bool block_node_resize(BlockNode *node, uint64_t bytes, GError **error)
     block_resume(quiesce);
     block_user_free(user);
     return run.ret == 0;
+}
+
+bool block_node_resize(BlockNode *node, uint64_t bytes, GError **error)
+{
+    BlockGraph *graph = node->graph;
+    bool ok;
+
+    block_graph_begin(graph);
+    ok = resize(node, bytes, error);
+    block_graph_end(graph);
+    return ok;
 }
