@@ -102,6 +102,8 @@ static void scribble(Subject *s)
             scribble_config(s);
         else
             scribble_register(s);
+        if (s->s.m->extint && some(s, 4) == 0)  /* the CPU takes what the PIC asks for */
+            s->s.m->intr.acknowledge(s->s.m->intr.acknowledge_opaque);
         if (some(s, 8) == 0)
             settle(s->s.m);
         if (!s->s.pci && some(s, 64) == 0)   /* the map may have changed */
