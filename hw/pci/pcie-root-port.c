@@ -101,7 +101,8 @@ static const StateTable root_port_state = { .fields = root_port_fields,
 static const Property root_port_props[] = {
     PROP("port", PcieRootPort, port, .help = "port number, in the link capabilities"),
     PROP("chassis", PcieRootPort, chassis, .help = "number of the chassis that the slot is in"),
-    PROP("slot", PcieRootPort, slot_number, .max = 0x1fff, .help = "physical slot number; 0: the chassis"),
+    PROP("slot", PcieRootPort, slot_number, .max = 0x1fff,
+         .help = "physical slot number; 0: the chassis"),
     PROP("hotplug", PcieRootPort, hotplug, .def.b = true,
          .help = "what is in the slot may come and go while the guest runs"),
     {}

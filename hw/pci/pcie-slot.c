@@ -6,7 +6,8 @@
  *     unplug   the button was pressed; the guest lets the card go, and cuts the power: that is when
  *              it leaves.
  *
- * A card without power is reset and does not answer.  One that the guest switched off by itself stays.
+ * A card without power is reset and does not answer.  One that the guest switched off by itself
+ * stays.
  */
 #include "hw/pci/pcie-slot.h"
 #include "src/base/trace.h"
@@ -64,7 +65,7 @@ static bool blinking(const PcieSlot *s)
 static void notify(PcieSlot *s)
 {
     uint16_t status = slot_status(s), control = slot_control(s);
-    uint16_t enabled = status & control & (PCI_EXP_SLTSTA_ABP | PCI_EXP_SLTSTA_PDC | PCI_EXP_SLTSTA_CC);
+    uint16_t enabled = status & control & EVENTS & ~PCI_EXP_SLTSTA_DLLSC;
     bool link = status & PCI_EXP_SLTSTA_DLLSC && control & PCI_EXP_SLTCTL_DLLSCE;
     bool due = control & PCI_EXP_SLTCTL_HPIE && (enabled || link), msix = pci_msix_enabled(s->port);
 
@@ -225,7 +226,8 @@ void pcie_slot_reset(PcieSlot *s)
 {
     s->unplug_asked = false;
     if (s->hotplug)
-        set_bits(reg(s, PCI_EXP_SLTCTL), PCI_EXP_SLTCTL_AIC | PCI_EXP_SLTCTL_PIC | PCI_EXP_SLTCTL_PCC,
+        set_bits(reg(s, PCI_EXP_SLTCTL),
+                 PCI_EXP_SLTCTL_AIC | PCI_EXP_SLTCTL_PIC | PCI_EXP_SLTCTL_PCC,
                  PCI_EXP_SLTCTL_ATTN_IND_OFF |
                      (occupied(s) ? PCI_EXP_SLTCTL_PWR_IND_ON
                                   : PCI_EXP_SLTCTL_PWR_IND_OFF | PCI_EXP_SLTCTL_PWR_OFF));

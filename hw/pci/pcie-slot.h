@@ -1,6 +1,6 @@
 /*
- * The slot behind a PCI Express port, with native hot-plug (PCI Express Base 5.0, 6.7 and 7.5.3.9 to
- * 7.5.3.11): attention button, two indicators, power controller, link-active reporting.
+ * The slot behind a PCI Express port, with native hot-plug (PCI Express Base 5.0, 6.7 and 7.5.3.9
+ * to 7.5.3.11): attention button, two indicators, power controller, link-active reporting.
  */
 #pragma once
 #include "hw/pci/pci-int.h"
@@ -23,4 +23,5 @@ void pcie_slot_reset(PcieSlot *slot);       /* after the port's own reset */
 void pcie_slot_config_written(PcieSlot *slot, unsigned offset, unsigned size);
 
 extern const StateTable pcie_slot_state;
-void pcie_slot_state_loaded(PcieSlot *slot);    /* after the port's config space and what is plugged */
+/* After the port's config space. */
+void pcie_slot_state_loaded(PcieSlot *slot);

@@ -1,13 +1,13 @@
 /*
- * 82C54 programmable interval timer (Intel data sheet 231244) and port 0x61, NMI_SC (ICH9 data sheet,
- * 13.7.1): counter 0 is ISA line 0, counter 1 was for refresh, counter 2 is the speaker's, whose gate
- * and output are bits of port 0x61.
+ * 82C54 programmable interval timer (Intel data sheet 231244) and port 0x61, NMI_SC (ICH9 data
+ * sheet, 13.7.1): counter 0 is ISA line 0, counter 1 was for refresh, counter 2 is the speaker's,
+ * whose gate and output are bits of port 0x61.
  *
  * A counter is its initial count and the guest's time at which it was loaded; all else follows.
  *
- * Departures: what a counter does on the next pulse of its clock, it does at once; and line 0 shows the
- * rising edges of counter 0's output only, which are what interrupts.  An edge that comes late is made
- * up for, up to a second.
+ * Departures: what a counter does on the next pulse of its clock, it does at once; and line 0 shows
+ * the rising edges of counter 0's output only, which are what interrupts.  An edge that comes late is
+ * made up for, up to a second.
  */
 #include "hw/timer/guest-timer.h"
 #include "hw/x86/isa.h"
@@ -16,15 +16,15 @@
 
 #define CLOCK_HZ 1193182u
 #define NS_PER_S 1000000000u
-#define MIN_INTERVAL_NS 20000               /* between two interrupts, whatever the guest asks for */
+#define MIN_INTERVAL_NS 20000               /* between two interrupts, whatever is asked for */
 #define MAX_LATE_NS 1000000000ll            /* older edges are lost */
 #define REFRESH_NS 15085                    /* of DRAM, on every PC since the AT */
 
 enum { COUNTERS = 3, TICK = 0, SPEAKER = 2, PIT_IRQ = 0 };
 enum { PIT_PORT = 0x40, PIT_PORTS = 4, CONTROL = 3, NMI_SC_PORT = 0x61 };
 enum {                                      /* control word */
-    BCD = 1 << 0, MODE_SHIFT = 1, MODE_MASK = 7, ACCESS_SHIFT = 4, ACCESS_MASK = 3, SELECT_SHIFT = 6,
-    SELECT_READ_BACK = 3, READ_BACK_NO_COUNT = 1 << 5, READ_BACK_NO_STATUS = 1 << 4,
+    BCD = 1 << 0, MODE_SHIFT = 1, MODE_MASK = 7, ACCESS_SHIFT = 4, ACCESS_MASK = 3,
+    SELECT_SHIFT = 6, SELECT_READ_BACK = 3, READ_BACK_NO_COUNT = 1 << 5, READ_BACK_NO_STATUS = 1 << 4,
 };
 enum { ACCESS_LATCH, ACCESS_LOW, ACCESS_HIGH, ACCESS_BOTH };
 enum { STATUS_OUT = 1 << 7, STATUS_NULL = 1 << 6 };
@@ -50,7 +50,7 @@ typedef struct Counter {
     uint16_t held;
     int64_t start_ns;                       /* guest's time of the load */
     uint64_t elapsed;                       /* clock pulses since, when it was stopped */
-    /* Rate and square wave, with null_count: when the new count takes over, and from when it counts. */
+    /* Rate and square wave, with null_count: when the new count takes over, and counts from. */
     int64_t switch_ns, next_start_ns;
     /* What is read. */
     bool read_high, latched, status_latched;
@@ -178,7 +178,7 @@ static void load(Counter *c, int64_t now)
     c->counting = c->gate || triggered(c);
 }
 
-/* A count that waited for the end of a period, or of a square wave's half, has taken over by now? */
+/* A new count that waits for the end of a period, or of a square wave's half, may be due. */
 static void catch_up(Counter *c, int64_t now)
 {
     if (!periodic(c) || !c->loaded || !c->counting || !c->null_count || now < c->switch_ns)
@@ -316,8 +316,8 @@ static void write_control_word(Pit *s, unsigned n, uint8_t value, int64_t now)
         return;
     }
     *c = (Counter){
-        .mode = mode < MODES ? mode : mode & 3, .access = access, .bcd = value & BCD, .gate = c->gate,
-        .null_count = true, .held = counter_value(c, now), .count = c->count,
+        .mode = mode < MODES ? mode : mode & 3, .access = access, .bcd = value & BCD,
+        .gate = c->gate, .null_count = true, .held = counter_value(c, now), .count = c->count,
     };
     if (n == TICK)
         rearm(s, now);

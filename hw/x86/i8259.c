@@ -1,10 +1,11 @@
 /*
- * Two 8259A interrupt controllers, as a PC has them (Intel data sheet 231468; ICH9 data sheet, 13.4):
- * the slave's output is the master's input 2, and the master's is LINT0 of the boot CPU.  Ports 0x4d0
- * and 0x4d1 (ELCR) say of each input whether it is an edge or a level; ICW1's LTIM bit has no effect.
+ * Two 8259A interrupt controllers, as a PC has them (Intel data sheet 231468; ICH9 data sheet,
+ * 13.4): the slave's output is the master's input 2, and the master's is LINT0 of the boot CPU.
+ * Ports 0x4d0 and 0x4d1 (ELCR) say of each input whether it is an edge or a level; ICW1's LTIM bit
+ * has no effect.
  *
- * Departures: an edge stays requested when its line falls before the CPU has taken it, as devices of
- * ours may pulse a line for no time; the CALL vectors of 8080 mode are not there.
+ * Departures: an edge stays requested when its line falls before the CPU has taken it, as devices
+ * of ours may pulse a line for no time; the CALL vectors of 8080 mode are not there.
  */
 #include "hw/x86/i8259.h"
 #include "hw/x86/isa.h"
@@ -21,7 +22,9 @@ enum {                                      /* of OCW2: R, SL, EOI */
     ROTATE_AEOI_CLEAR = 0, EOI = 1, NO_OPERATION = 2, EOI_SPECIFIC = 3, ROTATE_AEOI_SET = 4,
     ROTATE_EOI = 5, SET_PRIORITY = 6, ROTATE_EOI_SPECIFIC = 7,
 };
-enum { OCW3_RIS = 1 << 0, OCW3_RR = 1 << 1, OCW3_P = 1 << 2, OCW3_SMM = 1 << 5, OCW3_ESMM = 1 << 6 };
+enum {
+    OCW3_RIS = 1 << 0, OCW3_RR = 1 << 1, OCW3_P = 1 << 2, OCW3_SMM = 1 << 5, OCW3_ESMM = 1 << 6,
+};
 enum { POLL_INTERRUPT = 1 << 7 };
 
 /* What the odd port takes next. */
@@ -29,13 +32,13 @@ typedef enum InitStep { NEXT_OCW1, NEXT_ICW2, NEXT_ICW3, NEXT_ICW4, INIT_STEPS }
 
 typedef struct Pic {
     uint8_t irr, imr, isr;                  /* requested, masked, in service */
-    uint8_t lines, elcr;                    /* levels of the inputs; which of them are level-triggered */
+    uint8_t lines, elcr;                    /* levels of the inputs; which are level-triggered */
     uint8_t base;                           /* vector of input 0 */
-    uint8_t lowest;                         /* the input of lowest priority; the next one has the highest */
+    uint8_t lowest;                         /* the input of lowest priority, after it the highest */
     uint8_t step;                           /* InitStep */
     bool single, needs_icw4;
     bool ready;                             /* initialized: before that it asks for nothing */
-    bool aeoi, rotate_aeoi, sfnm, smm;      /* automatic EOI, special fully nested, special mask mode */
+    bool aeoi, rotate_aeoi, sfnm, smm;      /* automatic EOI, special fully nested, special mask */
     bool poll, read_isr;                    /* what the even port reads: a poll; ISR, not IRR */
 } Pic;
 
@@ -58,12 +61,14 @@ static const uint8_t elcr_mask[CHIPS] = { 0xf8, 0xde };
 
 /* ---- requests and priorities ---- */
 
-/* The input that interrupts now, -1: none.  What is in service shuts out its own level and those below,
- * but those that special mask mode has masked; special fully nested mode lets the slave interrupt itself. */
+/* The input that interrupts now, -1: none.  What is in service shuts out its own level and those
+ * below, unless special mask mode hides it; in special fully nested mode the slave may interrupt
+ * itself. */
 static int requested(const PicPair *s, unsigned chip)
 {
     const Pic *p = &s->chips[chip];
-    uint8_t requests = p->ready ? p->irr & ~p->imr : 0, service = p->smm ? p->isr & ~p->imr : p->isr;
+    uint8_t requests = p->ready ? p->irr & ~p->imr : 0;
+    uint8_t service = p->smm ? p->isr & ~p->imr : p->isr;
 
     for (unsigned i = 1; i <= INPUTS; i++) {
         unsigned input = (p->lowest + i) % INPUTS, bit = 1u << input;
@@ -108,14 +113,14 @@ void i8259_set_input(Device *pic, unsigned line, bool level)
     update(s);
 }
 
-/* The chip's part of an interrupt acknowledge, or a poll: the input goes into service.  -1: there was
- * no request any more.  The caller calls update(). */
+/* The chip's part of an interrupt acknowledge, or a poll: the input goes into service.  -1: there
+ * was no request any more.  The caller calls update(). */
 static int take(PicPair *s, unsigned chip)
 {
     Pic *p = &s->chips[chip];
     int input = requested(s, chip);
 
-    if (chip == SLAVE)                      /* its output falls, so that its next request is an edge */
+    if (chip == SLAVE)                      /* its output falls: its next request is an edge */
         set_input(&s->chips[MASTER], CASCADE, false);
     if (input < 0)
         return -1;
@@ -268,7 +273,8 @@ static void pic_write(void *opaque, uint64_t offset, uint64_t value, unsigned si
     PicPort *port = opaque;
     Pic *p = &port->pair->chips[port->chip];
 
-    TRACE(i8259_write, "chip %u port %u value 0x%02x", port->chip, (unsigned)offset, (unsigned)value);
+    TRACE(i8259_write, "chip %u port %u value 0x%02x", port->chip, (unsigned)offset,
+          (unsigned)value);
     if (offset)
         write_odd(p, value);
     else if (value & IS_ICW1)

@@ -1,10 +1,11 @@
 /*
- * ExtINT in a split irqchip: the machine's own PIC asks, and the boot CPU takes the vector from it as
- * soon as its LINT0 is set to ExtINT and its flags allow it (SDM vol. 3, 10.5.1).  KVM tells of that
- * after KVM_RUN (ready_for_interrupt_injection) or, asked to, by ending it (request_interrupt_window).
+ * ExtINT in a split irqchip: the machine's own PIC asks, and the boot CPU takes the vector from it
+ * as soon as its LINT0 is set to ExtINT and its flags allow it (SDM vol. 3, 10.5.1).  KVM tells of
+ * that after KVM_RUN (ready_for_interrupt_injection) or, asked to, by ending it
+ * (request_interrupt_window).
  *
- * A vector that KVM was given is out of our sight until the guest takes it, so it is given just before
- * KVM_RUN only, and not when that is to end at once.
+ * A vector that KVM was given is out of our sight until the guest takes it, and no state that is
+ * saved has it.  So it is given just before KVM_RUN only, and not when that is to end at once.
  */
 #include "src/kvm/kvm-int.h"
 

@@ -117,11 +117,12 @@ DEVICE_TEST(the_slot_says_what_it_can, PORT "-device virtio-rng-pci,bus=p,id=r")
     uint32_t cap = reg(m, PCI_EXP_SLTCAP) | (uint32_t)reg(m, PCI_EXP_SLTCAP + 2) << 16;
 
     set_up_port(m);
-    ck_assert_uint_eq(cap & 0x7f, 0x5b);    /* button, power controller, indicators, hot-plug capable */
+    ck_assert_uint_eq(cap & 0x7f, 0x5b);    /* button, power, indicators, hot-plug capable */
     ck_assert_uint_eq(cap >> 19, 1);
     ck_assert(reg(m, PCI_EXP_LNKCAP + 2) & PCI_EXP_LNKCAP_DLLLARC >> 16);
     ck_assert_uint_eq(status(m), PCI_EXP_SLTSTA_PDS);   /* no event of what was there before */
-    ck_assert_uint_eq(reg(m, PCI_EXP_SLTCTL) & (POWER_OFF | PCI_EXP_SLTCTL_PIC), PCI_EXP_SLTCTL_PWR_IND_ON);
+    ck_assert_uint_eq(reg(m, PCI_EXP_SLTCTL) & (POWER_OFF | PCI_EXP_SLTCTL_PIC),
+                      PCI_EXP_SLTCTL_PWR_IND_ON);
     ck_assert(link_is_up(m));
     ck_assert_uint_eq(id_behind(m, 0), RNG_ID);
     ck_assert(hotpluggable(m, "r"));

@@ -238,7 +238,7 @@ DEVICE_TEST(poll_mode, "")
     init(m, PLAIN, PLAIN);
     ck_assert_uint_eq(read_as(m, PIC1, POLL), 0);
     edge(m, 12);
-    ck_assert_uint_eq(read_as(m, PIC1, POLL), 0x82);    /* the poll is the acknowledge, of each chip */
+    ck_assert_uint_eq(read_as(m, PIC1, POLL), 0x82);    /* a poll acknowledges */
     io_write8(m, PIC2, READ_ISR);
     ck_assert_uint_eq(read_as(m, PIC2, POLL), 0x84);
     ck_assert_uint_eq(io_read8(m, PIC2), 0x10);         /* it was for one read */

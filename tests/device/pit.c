@@ -1,5 +1,5 @@
-/* The 82C54 and port 0x61.  The guest's clock stands still but for pass(), or runs where interrupts are
- * waited for. */
+/* The 82C54 and port 0x61.  The guest's clock stands still but for pass(), or runs where interrupts
+ * are waited for. */
 #include "tests/device/harness-int.h"
 
 enum { CONTROL = 0x43, NMI_SC = 0x61, OUT2 = 0x20, GATE2 = 0x01 };
