@@ -87,8 +87,8 @@ void devices_delete_under(Object *obj)
 {
     Bus *bus = object_is_a(obj, "bus") ? (Bus *)obj : NULL;
 
-    while (bus && bus->devices->len)
-        device_delete(bus->devices->pdata[bus->devices->len - 1]);
+    for (unsigned i = bus ? bus->devices->len : 0; i > 0; i = MIN(i - 1, bus->devices->len))
+        device_delete(bus->devices->pdata[i - 1]);
     /* A deletion may take neighbours along: start again from the end each time. */
     for (unsigned i = obj->children ? obj->children->len : 0; i > 0;) {
         Object *child = obj->children->pdata[i - 1];
@@ -114,9 +114,15 @@ static bool tells_monitors(const Device *dev)
 void device_delete(Device *dev)
 {
     bool tell = tells_monitors(dev);
-    g_autofree char *path = object_path(OBJECT(dev)), *id = g_strdup(dev->id);
+    g_autofree char *path = NULL, *id = NULL;
     Machine *m = dev->machine;
 
+    /* Its unrealize may run the loop, in which somebody else has the same wish. */
+    if (dev->deleting)
+        return;
+    dev->deleting = true;
+    path = object_path(OBJECT(dev));
+    id = g_strdup(dev->id);
     devices_delete_under(OBJECT(dev));
     object_unrealize(OBJECT(dev));
     if (dev->bus)

@@ -16,6 +16,7 @@ struct Device {
     Machine *machine;                       /* set before realize */
     bool hotplugged;
     bool managed;                           /* device_realize put it where it is */
+    bool deleting;                          /* device_delete is at work */
 };
 
 /* A bus is an Object of a type that is_a "bus"; its devices are its children in plug order. */

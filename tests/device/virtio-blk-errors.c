@@ -273,10 +273,10 @@ static void unplug(void *dev)
     device_delete(dev);
 }
 
-/* A reset waits for requests, and while it does so the device is taken out. */
+/* A reset waits for requests, and while it does so the device is taken out; by two at once. */
 START_TEST(unplugged_during_a_reset)
 {
-    Disk d = bad_disk(_i ? ",iothread=io0" : "");
+    Disk d = bad_disk(_i & 1 ? ",iothread=io0" : "");
     PciDevice *dev = d.v->pci;
 
     bad.hold = true;
@@ -286,11 +286,15 @@ START_TEST(unplugged_during_a_reset)
     wait_until(d.m, holds_three, NULL);
     object_ref(dev);                        /* the access to its registers is not over */
     loop_post(loop_main(), unplug, dev);
+    if (_i & 2)
+        loop_post(loop_main(), unplug, dev);
     loop_post(loop_main(), release_held, NULL);
     test_set_status(d.v, 0);
     settle(d.m);
     ck_assert(g_queue_is_empty(&bad.held));
     ck_assert(!OBJECT(dev)->realized);
+    expect_event(d.m, "DEVICE_DELETED", NULL);
+    ck_assert_uint_eq(d.m->events->len, 0);     /* it went once */
     object_unref(dev);
     disk_free(&d);
 }
@@ -307,7 +311,7 @@ static void add_tests(TCase *tc)
     tcase_add_test(tc, queue_reset_forgets_parked_requests);
     tcase_add_loop_test(tc, errors_are_reported_or_ignored, 0, 2);
     tcase_add_loop_test(tc, reset_waits_for_requests, 0, 2);
-    tcase_add_loop_test(tc, unplugged_during_a_reset, 0, 2);
+    tcase_add_loop_test(tc, unplugged_during_a_reset, 0, 4);
 }
 
 int main(void)

@@ -19,11 +19,11 @@ static const Type *only;
 typedef struct Fuzz {
     SubjectMachine s;
     Input in;
-    GPtrArray *pci;                        /* of PciDevice: all there are */
+    GPtrArray *pci;                        /* of PciDevice, counted: all there were at the last look */
     FuzzVirtio virtio[VIRTIO_MAX];
     unsigned virtio_count;
     int line;                              /* the other end of a serial line; -1: none */
-    Object *leaving;                       /* the device that is taken out */
+    Object *top;                           /* s.top, counted: it may be unplugged */
     bool over;
 } Fuzz;
 
@@ -141,7 +141,9 @@ static void boot(Fuzz *f, const Type *type)
         add_line(f, before, " -device isa-serial,chardev=c0");
         g_string_append(props, ",hpet=on");
     }
+    g_string_append(before, " -blockdev fuzz-disk,node-name=d9");   /* for a card to come */
     f->s = subject_boot_with(type, "test-board", before->str, props->str);
+    f->top = object_ref(f->s.top);
 }
 
 static void collect_pci(Fuzz *f, PciBus *bus)
@@ -151,7 +153,7 @@ static void collect_pci(Fuzz *f, PciBus *bus)
 
         if (!dev)
             continue;
-        g_ptr_array_add(f->pci, dev);
+        g_ptr_array_add(f->pci, object_ref(dev));
         if (pci_bridge_bus(dev))
             collect_pci(f, pci_bridge_bus(dev));
     }
@@ -295,21 +297,58 @@ static void take_out(void *opaque)
 {
     Fuzz *f = opaque;
 
-    if (!f->over)
-        device_delete(DEVICE(f->leaving));
+    if (!f->over && f->top->realized)
+        device_delete(DEVICE(f->top));
     f->over = true;
 }
 
 /* Taken out while it is at work: now, or by the loop, perhaps in the middle of a reset. */
 static void unplug(Fuzz *f)
 {
-    if (f->leaving || object_is_a(f->s.top, "machine"))
+    if (object_is_a(f->top, "machine"))
         return;
-    f->leaving = object_ref(f->s.top);     /* an access to its registers may be under way then */
     if (take(&f->in, 1) & 1)
         take_out(f);
     else
         loop_post(loop_main(), take_out, f);
+}
+
+/* What a user at the monitor does with slots, while the guest writes their registers. */
+static void hotplug(Fuzz *f)
+{
+    static const char *const cards[] = {
+        "virtio-rng-pci,bus=rp0,id=card", "virtio-rng-pci,bus=dut,id=card",
+        "virtio-rng-pci,bus=dut,id=card,multifunction=on", "virtio-rng-pci,bus=dut,addr=0.1,id=other",
+        "virtio-blk-pci,bus=rp0,drive=d9,id=card", "virtio-rng-pci,bus=rp2,id=card",
+    };
+    uint8_t how = take(&f->in, 1);
+    g_autoptr(json_object) options = NULL;
+
+    if (how & 128) {
+        device_unplug(f->s.m->machine, how & 1 ? "card" : how & 2 ? "other" : "dut", NULL);
+        return;
+    }
+    options = options_parse(cards[how % G_N_ELEMENTS(cards)], "driver", NULL);
+    device_create(f->s.m->machine, options, true, NULL);
+    if (how & 64)
+        set_up(f);
+}
+
+/* The slot of a root port, as its driver uses it: mostly power and indicators. */
+static void write_slot(Fuzz *f)
+{
+    uint8_t which = take(&f->in, 1), how = take(&f->in, 1);
+    PciDevice *dev = f->pci->len ? f->pci->pdata[which % f->pci->len] : NULL;
+
+    if (!dev || !dev->exp_cap)
+        return;
+    if (how & 1)
+        pci_config_write(dev, dev->exp_cap + PCI_EXP_SLTSTA, UINT16_MAX, 2);
+    else
+        pci_config_write(dev, dev->exp_cap + PCI_EXP_SLTCTL,
+                         (how & 2 ? PCI_EXP_SLTCTL_PCC : 0) | how << 4, 2);
+    if (how & 4)
+        settle(f->s.m);
 }
 
 static FuzzVirtio *some_virtio(Fuzz *f)
@@ -323,13 +362,14 @@ static FuzzVirtio *some_virtio(Fuzz *f)
 
 static void rarer_step(Fuzz *f)
 {
-    switch (take(&f->in, 1) % 8) {
+    switch (take(&f->in, 1) % 9) {
     case 0: case 1: save_and_load(f); break;
     case 2: load_changed(f); break;
     case 3: machine_reset(f->s.m->machine); break;
     case 4: speak(f); break;
     case 5: stop(f->s.m); run(f->s.m); break;
-    case 6: unplug(f); break;
+    case 6: take(&f->in, 1) % 4 ? hotplug(f) : unplug(f); break;
+    case 7: write_slot(f); break;
     default: set_up(f); break;
     }
 }
@@ -359,7 +399,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     const Type *type = only ? only : types->pdata[pick % types->len];
 
     fuzz_limit_cpu();
-    f.pci = g_ptr_array_new();
+    f.pci = g_ptr_array_new_with_free_func(object_unref);
     boot(&f, type);
     run(f.s.m);
     set_up(&f);
@@ -369,10 +409,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!f.over)
         save_and_load(&f);
     settle(f.s.m);
-    g_clear_pointer(&f.leaving, object_unref);
+    g_ptr_array_unref(f.pci);
+    object_unref(f.top);
     subject_free(&f.s);
     if (f.line >= 0)
         close(f.line);
-    g_ptr_array_unref(f.pci);
     return 0;
 }
