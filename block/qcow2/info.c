@@ -1,5 +1,6 @@
 /* What is told of an image: ImageInfo's members, as QEMU gives them. */
 #include "block/qcow2/options.h"
+#include "block/bitmap.h"
 #include "block/chain.h"
 #include <string.h>
 
@@ -13,11 +14,45 @@ static void add_str(json_object *obj, const char *key, const char *value)
     json_object_object_add(obj, key, json_object_new_string(value));
 }
 
+/* "Bitmap directory entry": its flags. */
+static json_object *bitmap_flags(BlockBitmap *bitmap)
+{
+    json_object *flags = json_object_new_array();
+
+    if (block_bitmap_flags(bitmap) & BLOCK_BITMAP_INCONSISTENT)
+        json_object_array_add(flags, json_object_new_string("in-use"));
+    if (block_bitmap_flags(bitmap) & BLOCK_BITMAP_RECORDING)
+        json_object_array_add(flags, json_object_new_string("auto"));
+    return flags;
+}
+
+static void add_bitmaps(const Qcow2 *s, json_object *data)
+{
+    json_object *list = NULL;
+
+    for (BlockBitmap *b = block_bitmap_next(s->node, NULL); b; b = block_bitmap_next(s->node, b)) {
+        json_object *one;
+
+        if (!(block_bitmap_flags(b) & BLOCK_BITMAP_PERSISTENT))
+            continue;
+        one = json_object_new_object();
+        json_object_object_add(one, "flags", bitmap_flags(b));
+        add_str(one, "name", block_bitmap_name(b));
+        json_object_object_add(one, "granularity",
+                               json_object_new_int64(block_bitmap_granularity(b)));
+        list = list ? list : json_object_new_array();
+        json_object_array_add(list, one);
+    }
+    if (list)
+        json_object_object_add(data, "bitmaps", list);
+}
+
 static void add_version_3(const Qcow2 *s, json_object *data)
 {
     const Qcow2Header *h = &s->header;
 
     add_bool(data, "lazy-refcounts", h->compatible & QCOW2_COMPAT_LAZY_REFCOUNTS);
+    add_bitmaps(s, data);
     json_object_object_add(data, "refcount-bits", json_object_new_int64(s->refcount_bits));
     add_bool(data, "corrupt", h->incompatible & QCOW2_INCOMPAT_CORRUPT);
     if (s->has_data_file && h->data_file)

@@ -339,7 +339,6 @@ static const ImgOption rebase_options[] = {
     IMG_COMMON, IMG_SOURCE, IMG_SHARE, IMG_CACHE, IMG_SOURCE_CACHE, IMG_PROGRESS,
     { 'b', "backing", "FILE", "the new backing file; '': none" },
     { 'F', "backing-format", "FMT", "its format" },
-    { 'B', NULL, "FMT", "another way to say -F" },
     { 'u', "backing-unsafe", NULL,
       "change the name only: the new one has the same content, or the old one is gone" },
     { 0 }

@@ -101,11 +101,26 @@ static bool check_backing(Img *img, const BlockDriver *driver, const char *filen
            fail(error, ERR_MISSING_PARAMETER, "Image creation needs a size parameter");
 }
 
+/* Before anything is said to be under way.  A name with dots is nested, and checked when it is used. */
+static bool check_words(const BlockDriver *driver, json_object *words, GError **error)
+{
+    json_object_object_foreach(words, key, value)
+    {
+        if (!json_object_is_type(value, json_type_object) && !find_option(driver, key) &&
+            !find_option(block_driver_find("file"), key))
+            return fail(error, ERR_UNKNOWN_PARAMETER, "Invalid parameter '%s'", key) ||
+                   error_hint(error, "-o help lists what format '%s' takes", driver->name);
+    }
+    return true;
+}
+
 static bool create_image(Img *img, const BlockDriver *driver, json_object *words, GError **error)
 {
     const char *filename = img->operands[0];
     uint64_t size = UINT64_MAX;
 
+    if (!check_words(driver, words, error))
+        return false;
     put_str(words, "backing_file", img_value(img, 'b'));
     put_str(words, "backing_fmt", img_value(img, 'F'));
     if (img->n_operands > 1 ? !img_parse_size(img->operands[1], "Image size", &size, error)
@@ -145,7 +160,6 @@ static const ImgOption create_options[] = {
     { 'f', "format", "FMT", "the new image's format; raw without it" },
     { 'b', "backing", "FILE", "the backing file, whose content shows where the image has none" },
     { 'F', "backing-format", "FMT", "the backing file's format; to be said with -b" },
-    { 'B', NULL, "FMT", "another way to say -F" },
     { 'u', "backing-unsafe", NULL, "do not open the backing file; a size is needed then" },
     { 'o', "options", "OPTIONS", "options of the format; -o help lists them" },
     { 0 }

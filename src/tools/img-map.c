@@ -52,7 +52,21 @@ static bool print_entry(Map *m, const MapEntry *e)
     return true;
 }
 
-/* What @node's own part of the bytes is.  A place is told where the bytes can be read as they are. */
+/* How far down the images are that say something of @at: past the end of a backing file it is the image
+ * above it that shows zeroes, without having them. */
+static void correct_depth(const Map *m, uint64_t at, MapEntry *e)
+{
+    BlockNode *node = block_node_skip_filters(m->image.node);
+
+    for (unsigned i = 0; node && i < e->depth; i++) {
+        node = block_node_backing(node);
+        if (node && at >= (uint64_t)block_node_size(node)) {
+            e->depth = i;
+            e->flags &= ~BLOCK_MAP_ALLOCATED;
+        }
+    }
+}
+
 static int co_fn look(Map *m, uint64_t at, MapEntry *e)
 {
     BlockMap map;
@@ -63,8 +77,7 @@ static int co_fn look(Map *m, uint64_t at, MapEntry *e)
         return ret;
     *e = (MapEntry){ .start = at, .length = map.bytes, .flags = map.flags, .offset = map.host_offset,
                      .depth = depth };
-    if (!(map.flags & BLOCK_MAP_ALLOCATED))
-        e->depth = 0;
+    correct_depth(m, at, e);
     if (map.flags & BLOCK_MAP_OFFSET_VALID && map.host_node)
         e->filename = block_node_filename(map.host_node);
     return 0;
