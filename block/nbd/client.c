@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include "block/iov.h"
 #include "block/nbd/client-int.h"
+#include "block/nbd/libnbd-lazy.h"
 #include "block/nbd/proto.h"
 #include "src/base/fdset.h"
 #include "src/base/util.h"
@@ -111,7 +112,7 @@ static bool check_hostname(const NbdTarget *t, const char *name, GError **error)
 static bool take_options(NbdClient *client, json_object *options, GError **error)
 {
     NbdTarget *t = &client->target;
-    g_autofree char *creds = NULL, *hostname = NULL, *bitmap = NULL;
+    g_autofree char *creds = NULL, *hostname = NULL;
     Object *root = object_root((Object *)block_node_graph(client->node));
 
     t->export = g_strdup("");
@@ -159,7 +160,7 @@ static bool co_fn client_open(BlockNode *node, json_object *options, GError **er
     client->node = node;
     client->target.fd = -1;
     pthread_mutex_init(&client->lock, NULL);
-    if (!take_options(client, options, error)) {
+    if (!libnbd_load(error) || !take_options(client, options, error)) {
         free_client(client);
         return false;
     }

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 #include "src/object/secret.h"
+#include "src/sandbox/gnutls-lazy.h"
 #include "src/sandbox/tls-keys.h"
 
 /* Both kinds begin so. */
@@ -186,7 +187,7 @@ static bool x509_realize(Object *obj, GError **error)
 {
     TlsCreds *creds = (TlsCreds *)obj;
 
-    if (!check_common(creds, error))
+    if (!gnutls_load(error) || !check_common(creds, error))
         return false;
     creds->keys = keys_new(creds, false);
     if (gnutls_certificate_allocate_credentials(&creds->keys->x509) < 0)
@@ -230,7 +231,7 @@ static bool psk_realize(Object *obj, GError **error)
     g_autofree char *path = NULL;
     int ret;
 
-    if (!check_common(creds, error))
+    if (!gnutls_load(error) || !check_common(creds, error))
         return false;
     path = find_file(creds, "keys.psk", true, error);
     if (!path)

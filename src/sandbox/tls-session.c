@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <gnutls/gnutls.h>
 #include <gnutls/x509.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include "src/sandbox/tls-keys.h"
@@ -110,7 +111,7 @@ static char *certificate_problem(TlsSession *session)
 
     if (gnutls_certificate_verification_status_print(status, GNUTLS_CRT_X509, &text, 0) >= 0)
         copy = g_strndup((char *)text.data, text.size);
-    gnutls_free(text.data);
+    free(text.data);                       /* what gnutls_free, a variable, is */
     return g_strchomp(copy ? copy : g_strdup("it could not be verified"));
 }
 

@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include "block/nbd/libnbd-lazy.h"
 #include "src/sandbox/tls-creds.h"
 #include "src/tools/nbd.h"
 
@@ -109,9 +110,12 @@ static bool list(struct nbd_handle *nbd, GError **error)
 bool nbd_list(Object *root, const char *socket, const char *host, const char *port,
               const char *tls_creds, GError **error)
 {
-    struct nbd_handle *nbd = nbd_create();
+    struct nbd_handle *nbd;
     bool ok;
 
+    if (!libnbd_load(error))
+        return false;
+    nbd = nbd_create();
     if (!nbd)
         return fail_nbd(error, "libnbd");
     nbd_set_opt_mode(nbd, true);
