@@ -137,8 +137,9 @@ START_TEST(enum_words)
     check_error(&qmp_type_migration_capability_status, "{'capability': 'event', 'state': true}",
                 ERR_INVALID_PARAMETER, "argument 'capability': 'event' is not one of: events",
                 "did you mean 'events'?");
-    check_error(&qmp_type_blockdev_options, "{'driver': 'qcow9'}", ERR_INVALID_PARAMETER,
-                "argument 'driver': 'qcow9' is not one of: file, host_device, null-aio, null-co, raw", NULL);
+    check_error(&qmp_type_blockdev_options, "{'driver': 'raw', 'detect-zeroes': 'sometimes'}",
+                ERR_INVALID_PARAMETER,
+                "argument 'detect-zeroes': 'sometimes' is not one of: off, on, unmap", NULL);
 }
 END_TEST
 
