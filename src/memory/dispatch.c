@@ -170,24 +170,8 @@ static Region *find_io(AddressSpace *as, Gpa addr, unsigned size, uint64_t *ret_
     return s->range.region;
 }
 
-static MemResult io_load(AddressSpace *as, Gpa addr, unsigned size, uint64_t *ret)
-{
-    MemResult result = MEM_UNMAPPED;
-    uint64_t offset;
-    Region *r;
-    bool locked;
-
-    *ret = ones(size);
-    if (!enter_io(as, &locked))
-        return MEM_ERROR;
-    r = find_io(as, addr, size, &offset);
-    if (r)
-        result = region_read(r, offset, size, ret);
-    leave_io(as, locked);
-    return result;
-}
-
-static MemResult io_store(AddressSpace *as, Gpa addr, unsigned size, uint64_t value)
+/* Loads to *value, or stores it. */
+static MemResult io_access(AddressSpace *as, Gpa addr, unsigned size, bool store, uint64_t *value)
 {
     MemResult result = MEM_UNMAPPED;
     uint64_t offset;
@@ -198,7 +182,7 @@ static MemResult io_store(AddressSpace *as, Gpa addr, unsigned size, uint64_t va
         return MEM_ERROR;
     r = find_io(as, addr, size, &offset);
     if (r)
-        result = region_write(r, offset, size, value);
+        result = store ? region_write(r, offset, size, *value) : region_read(r, offset, size, value);
     leave_io(as, locked);
     return result;
 }
@@ -229,8 +213,9 @@ MemResult address_space_load(AddressSpace *as, Gpa addr, unsigned size, uint64_t
     epoch_exit();
     if (is_ram)
         return MEM_OK;
+    *ret = ones(size);
     if (whole)
-        return io_load(as, addr, size, ret);
+        return io_access(as, addr, size, false, ret);
     result = address_space_read(as, addr, bytes, size);
     *ret = ld_le64(bytes);
     return result;
@@ -262,7 +247,7 @@ MemResult address_space_store(AddressSpace *as, Gpa addr, unsigned size, uint64_
     if (is_ram)
         return MEM_OK;
     if (whole)
-        return io_store(as, addr, size, value);
+        return io_access(as, addr, size, true, &value);
     st_le64(bytes, value);
     return address_space_write(as, addr, bytes, size);
 }
