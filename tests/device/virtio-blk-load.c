@@ -11,7 +11,7 @@
 #include "block/aio.h"
 #include "tests/device/disk.h"
 
-enum { QUEUES = 3, IN_FLIGHT = 32, BLOCK = 4096, BLOCKS = 1024, ROUNDS = 10 };
+enum { QUEUES = 3, IN_FLIGHT = 32, BLOCK = 4096, BLOCKS = 1024, ROUNDS = 5 };
 /* Of a queue in a round, at the end of which all are complete: no descriptor is used again before. */
 enum { PER_ROUND = 80, QUEUE_SIZE = 256 };
 
