@@ -1,6 +1,7 @@
 /* Exports: the objects, by id and by name; adding and removing them. */
 #include "block/export-int.h"
 #include <string.h>
+#include "block/chain.h"
 #include "block/node.h"
 #include "schema/events.h"
 #include "src/object/iothread.h"
@@ -256,15 +257,11 @@ static bool take_iothreads(BlockExport *export, json_object *options, GError **e
 /* A bitmap of the node, or of an image below it that the node shows. */
 static BlockBitmap *find_bitmap(BlockNode *node, const char *name)
 {
-    for (; node; node = block_node_file(node)) {
-        BlockBitmap *bitmap = block_bitmap_find(node, name);
+    BlockBitmap *bitmap = NULL;
 
-        if (bitmap)
-            return bitmap;
-        if (!node->driver->is_filter)
-            break;
-    }
-    return NULL;
+    while (node && !(bitmap = block_bitmap_find(node, name)))
+        node = node->driver->is_filter ? block_node_file(node) : block_node_below(node);
+    return bitmap;
 }
 
 static bool add_bitmap(BlockExport *export, BlockNode *top, json_object *value, GError **error)
@@ -385,13 +382,19 @@ static bool setup(BlockExports *exports, BlockExport *export, json_object *optio
     return options_check_empty(options, "block-export-add", NULL, error);
 }
 
+static bool check_server(const BlockExports *exports, GError **error)
+{
+    return (exports->server && !exports->stopping) ||
+           fail(error, ERR_BAD_STATE, "NBD server not running");
+}
+
 bool block_export_add(BlockExports *exports, json_object *options, GError **error)
 {
     g_autoptr(json_object) rest = NULL;
     BlockExport *export;
 
-    if (!exports->server || exports->stopping)
-        return fail(error, ERR_BAD_STATE, "NBD server not running");
+    if (!check_server(exports, error))
+        return false;
     if (json_object_deep_copy(options, &rest, NULL) < 0)
         return fail(error, ERR_LIMIT, "the options are too large");
     export = g_new0(BlockExport, 1);
@@ -400,7 +403,9 @@ bool block_export_add(BlockExports *exports, json_object *options, GError **erro
     export->multi_conn = true;
     export->bitmaps = g_ptr_array_new();
     export->iothreads = g_ptr_array_new_with_free_func(unref_object);
-    if (!setup(exports, export, rest, error)) {
+    /* Attaching may have waited: the names may be taken by now, or the server gone. */
+    if (!setup(exports, export, rest, error) || !check_names(exports, export, error) ||
+        !check_server(exports, error)) {
         free_members(export);
         return false;
     }
@@ -458,8 +463,8 @@ void block_exports_connection_gone(BlockExports *exports)
 
 bool nbd_server_stop(BlockExports *exports, GError **error)
 {
-    if (!exports->server || exports->stopping)
-        return fail(error, ERR_BAD_STATE, "NBD server not running");
+    if (!check_server(exports, error))
+        return false;
     exports->stopping = true;
     nbd_server_close_sockets(exports->server);
     for (unsigned i = exports->list->len; i-- > 0;) {
