@@ -41,11 +41,19 @@ typedef struct ImageOpen {
     BlockNode *node;
 } ImageOpen;
 
-static bool takes_backing(const char *format)
+/* What tools say to any image, and only some formats know. */
+static void drop_unknown(json_object *top, const char *format)
 {
+    static const char *const names[] = { "backing", "x-check", "x-header-only", NULL };
     const BlockDriver *driver = block_driver_find(format);
 
-    return driver && driver->options && g_strv_contains(driver->options, "backing");
+    for (unsigned i = 0; driver && names[i]; i++) {
+        json_object *value;
+
+        if (json_object_object_get_ex(top, names[i], &value) && (i || !value) &&
+            !(driver->options && g_strv_contains(driver->options, names[i])))
+            json_object_object_del(top, names[i]);
+    }
 }
 
 /* Takes @top over member by member. */
@@ -65,11 +73,7 @@ static BlockNode *co_fn open_stack(const ImageOpen *open, json_object *protocol,
     if (!format)
         format = block_node_probe_format(file, open->error);
     if (format) {
-        json_object *backing;
-
-        if (json_object_object_get_ex(top, "backing", &backing) && !backing &&
-            !takes_backing(format))
-            json_object_object_del(top, "backing");
+        drop_unknown(top, format);
         put_str(top, "driver", format);
         put_str(top, "file", file->name);
         node = block_node_open_with(open->graph, top, NULL, open->error);

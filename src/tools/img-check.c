@@ -137,7 +137,7 @@ static int run_check(Img *img, GError **error)
         c.fix = BLOCK_FIX_LEAKS | BLOCK_FIX_ERRORS;
     else if (repair)
         return img_usage(error, "-r needs 'leaks' or 'all', not '%s'", repair);
-    if (!img_open_given(img, img->operands[0], c.fix ? IMG_WRITE | IMG_RESIZE : 0, &c.image, error))
+    if (!img_open_given(img, img->operands[0], c.fix ? IMG_WRITE | IMG_RESIZE | IMG_REPAIR : 0, &c.image, error))
         return 1;
     status = check_image(&c, error);
     if (!img_finish(&c.image, *error ? NULL : error))

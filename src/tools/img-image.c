@@ -45,6 +45,10 @@ static void put_common(json_object *options, const ImgOpen *how, int mode)
         put_bool(options, "force-share", true);
     if (!json_object_object_get_ex(options, "discard", NULL))
         json_object_object_add(options, "discard", json_object_new_string("unmap"));
+    if (how->flags & IMG_REPAIR)
+        put_bool(options, "x-check", true);
+    if (how->flags & IMG_HEADER_ONLY)
+        put_bool(options, "x-header-only", true);
     if (how->flags & IMG_NO_BACKING && !json_object_object_get_ex(options, "backing", NULL))
         json_object_object_add(options, "backing", NULL);
 }
@@ -96,6 +100,8 @@ static BlockNode *open_as_said(Opening *open, json_object *driver, json_object *
         json_object_object_add(open->options, "filename", json_object_get(name));
     json_object_object_add(open->options, "driver", json_object_get(driver));
     json_object_object_del(open->options, "backing");
+    json_object_object_del(open->options, "x-check");
+    json_object_object_del(open->options, "x-header-only");
     put_aio(open->options, open->how->aio);
     return block_image_open_as(open->img->graph, open->options, open->error);
 }

@@ -152,7 +152,8 @@ static bool all_infos(Img *img, json_object *list, GError **error)
 {
     g_autoptr(GHashTable) seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     ImgOpen how = { .name = img->operands[0], .format = img_value(img, 'f'),
-                    .flags = IMG_NO_BACKING | (img_has(img, 'U') ? IMG_FORCE_SHARE : 0) |
+                    .flags = IMG_NO_BACKING | IMG_HEADER_ONLY |
+                             (img_has(img, 'U') ? IMG_FORCE_SHARE : 0) |
                              (img_has(img, IMG_IMAGE_OPTS) ? IMG_IS_OPTIONS : 0) };
 
     while (how.name) {

@@ -92,7 +92,9 @@ enum {
     IMG_NO_BACKING = 4,                    /* the backing file is not opened */
     IMG_IS_OPTIONS = 8,                    /* name is --image-opts' text */
     IMG_FORCE_SHARE = 16,
-    IMG_SHARE_WRITES = 32                  /* other nodes of ours write it, too */
+    IMG_SHARE_WRITES = 32,                 /* other nodes of ours write it, too */
+    IMG_REPAIR = 64,                       /* it may be corrupt, and nothing is mended by itself */
+    IMG_HEADER_ONLY = 128                  /* no data is read: no key is needed */
 };
 typedef struct ImgOpen {
     const char *name, *format, *cache;     /* format, cache: NULL: guessed; writeback */
