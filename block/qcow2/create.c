@@ -3,6 +3,7 @@
  * opened, and given its size as any other image is.
  */
 #include "block/qcow2/image.h"
+#include "block/qcow2/crypto.h"
 #include "block/node.h"
 #include <errno.h>
 #include <inttypes.h>
@@ -26,6 +27,14 @@ const BlockCreateOption qcow2_create_options[] = {
     { "compression_type", BLOCK_CREATE_STRING, "zlib",
       "Compression method used for image cluster compression" },
     { "extended_l2", BLOCK_CREATE_BOOL, "off", "Extended L2 tables" },
+    { "encrypt.format", BLOCK_CREATE_STRING, NULL, "Encrypt the image, format choices: 'luks'" },
+    { "encrypt.key-secret", BLOCK_CREATE_STRING, NULL, "ID of the secret that is the passphrase" },
+    { "encrypt.cipher-alg", BLOCK_CREATE_STRING, NULL, "Name of encryption cipher algorithm" },
+    { "encrypt.cipher-mode", BLOCK_CREATE_STRING, NULL, "Name of encryption cipher mode" },
+    { "encrypt.ivgen-alg", BLOCK_CREATE_STRING, NULL, "Name of IV generator algorithm" },
+    { "encrypt.ivgen-hash-alg", BLOCK_CREATE_STRING, NULL, "Name of IV generator hash algorithm" },
+    { "encrypt.hash-alg", BLOCK_CREATE_STRING, NULL, "Name of encryption hash algorithm" },
+    { "encrypt.iter-time", BLOCK_CREATE_NUMBER, NULL, "Time to spend in PBKDF in milliseconds" },
     { NULL }
 };
 
@@ -106,6 +115,7 @@ bool qcow2_create_parse(json_object *options, Qcow2Create *c, GError **error)
         return false;
     c->version = 2 + (version & 1);
     c->compression_type = compression;
+    json_object_object_get_ex(options, "encrypt", &c->encrypt);
     if (c->backing_format && !c->backing_file)
         return fail(error, ERR_INVALID_PARAMETER,
                     "Backing format cannot be used without backing file");
@@ -235,8 +245,10 @@ static int preallocation_of(const Qcow2Create *c)
 
 static int co_fn give_size(BlockNode *image, const Qcow2Create *c, GError **error)
 {
-    int ret = block_node_co_resize(image, c->size, error);
+    int ret = c->encrypt ? qcow2_crypto_format(qcow2_of(image), c->encrypt, error) : 0;
 
+    if (ret == 0)
+        ret = block_node_co_resize(image, c->size, error);
     if (ret == 0 && preallocation_of(c) != BLOCK_PREALLOC_OFF && c->size)
         ret = qcow2_co_preallocate(image, 0, c->size, preallocation_of(c), error);
     if (ret == 0) {

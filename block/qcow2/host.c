@@ -189,7 +189,7 @@ int co_fn qcow2_corruption(Qcow2 *s, bool fatal, uint64_t offset, uint64_t size,
     va_list args;
 
     fatal = fatal && s->writable;
-    if (__atomic_exchange_n(&s->corrupt, 1, __ATOMIC_SEQ_CST) && !fatal)
+    if (__atomic_exchange_n(&s->corrupt, 1, __ATOMIC_SEQ_CST))
         return -EIO;                       /* told once */
     va_start(args, format);
     message = g_strdup_vprintf(format, args);

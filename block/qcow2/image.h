@@ -11,6 +11,7 @@ typedef struct Qcow2Create {               /* create_options, checked */
     uint8_t compression_type;
     bool data_file_raw, lazy_refcounts, extended_l2;
     const char *backing_file, *backing_format, *data_file;   /* of the options; NULL: none */
+    json_object *encrypt;                  /* of the options; NULL: not encrypted */
 } Qcow2Create;
 bool qcow2_create_parse(json_object *options, Qcow2Create *c, GError **error);
 int co_fn qcow2_co_create(BlockGraph *graph, json_object *options, GError **error);

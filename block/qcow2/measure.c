@@ -1,6 +1,7 @@
 /* How large an image of a disk would be. */
 #include "block/qcow2/image.h"
 #include "block/qcow2/bitmaps.h"
+#include "block/qcow2/crypto.h"
 #include "block/chain.h"
 #include <errno.h>
 #include <string.h>
@@ -72,11 +73,12 @@ static bool has_bitmaps(BlockNode *source)
 int co_fn qcow2_co_measure(json_object *options, BlockNode *source, BlockMeasure *measure,
                            GError **error)
 {
-    uint64_t disk, data = 0;
+    uint64_t disk, data = 0, keys = 0;
     Qcow2Create c;
     int ret = 0;
 
-    if (!qcow2_create_parse(options, &c, error))
+    if (!qcow2_create_parse(options, &c, error) ||
+        (c.encrypt && !qcow2_crypto_header_bytes(c.encrypt, &keys, error)))
         return -EINVAL;
     disk = ALIGN_UP(source ? (uint64_t)block_node_size(source) : c.size, c.cluster_size);
     if (divide_up(disk, c.cluster_size * (c.cluster_size / (c.extended_l2 ? 16 : 8))) * 8 >
@@ -90,7 +92,7 @@ int co_fn qcow2_co_measure(json_object *options, BlockNode *source, BlockMeasure
                          error);
     if (ret < 0)
         return ret;
-    measure->fully_allocated = metadata_bytes(&c, disk) + disk;
+    measure->fully_allocated = metadata_bytes(&c, disk) + disk + ALIGN_UP(keys, c.cluster_size);
     measure->required = c.preallocation == BLOCK_PREALLOC_FULL ||
                                 c.preallocation == BLOCK_PREALLOC_FALLOC
                             ? measure->fully_allocated

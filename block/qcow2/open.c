@@ -1,6 +1,7 @@
 /* Opening, closing and reopening an image. */
 #include "block/qcow2/bitmaps.h"
 #include "block/qcow2/check.h"
+#include "block/qcow2/crypto.h"
 #include "block/qcow2/options.h"
 #include "block/qcow2/snapshot.h"
 #include <errno.h>
@@ -185,16 +186,6 @@ static void start_cleaning(Qcow2 *s)
 
 /* Open. */
 
-static bool refuse_encryption(Qcow2 *s, json_object *options, GError **error)
-{
-    if (s->header.crypt_method != QCOW2_CRYPT_NONE)
-        return fail(error, ERR_UNSUPPORTED, "'%s' is encrypted, which this build cannot read",
-                    block_node_filename(s->file));
-    return !json_object_object_get_ex(options, "encrypt", NULL) ||
-           fail(error, ERR_INVALID_PARAMETER, "No encryption in image header, but options "
-                "specified format");
-}
-
 static bool check_lazy(Qcow2 *s, const Qcow2Options *o, GError **error)
 {
     return o->lazy_refcounts != 1 || s->header.version >= 3 ||
@@ -211,7 +202,7 @@ static bool co_fn open_image(Qcow2 *s, json_object *options, const Qcow2Options 
     s->overlap_mask = o->overlap_mask;
     qcow2_options_apply(s, o);
     return check_writable(s, o, error) && check_lazy(s, o, error) &&
-           refuse_encryption(s, options, error) && read_tables(s, error) &&
+           qcow2_crypto_open(s, options, o->header_only, error) && read_tables(s, error) &&
            qcow2_make_caches(s, o, error) && qcow2_open_data_file(s, options, error) &&
            qcow2_open_backing(s, options, o->chain_depth, error) &&
            qcow2_snapshots_read(s, error) == 0 && find_bitmaps(s, error) &&

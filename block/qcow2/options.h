@@ -8,6 +8,7 @@ typedef struct Qcow2Options {
     unsigned overlap_mask;
     bool discard_request, discard_snapshot, discard_other, discard_no_unref;
     int lazy_refcounts;                    /* -1: as the header says */
+    bool header_only;                      /* x-header-only: no key is needed for what is not data */
     bool check;                            /* x-check: opened to be repaired */
     uint64_t chain_depth;                  /* x-chain-depth: images above that name this one */
 } Qcow2Options;
