@@ -24,6 +24,21 @@ bool block_node_reaches(const BlockNode *node, const BlockNode *below)
     return false;
 }
 
+static bool user_reaches(const BlockUser *user, const BlockNode *node)
+{
+    const GPtrArray *users = user->graph->users;
+
+    if (block_node_reaches(user->node, node))
+        return true;
+    for (unsigned i = 0; user->owner && i < users->len; i++) {
+        const BlockUser *other = users->pdata[i];
+
+        if (other->owner == user->owner && block_node_reaches(other->node, node))
+            return true;
+    }
+    return false;
+}
+
 BlockQuiesce *block_quiesce(BlockGraph *graph, BlockNode *node, const void *owner)
 {
     BlockQuiesce *quiesce = g_new(BlockQuiesce, 1);
@@ -34,7 +49,7 @@ BlockQuiesce *block_quiesce(BlockGraph *graph, BlockNode *node, const void *owne
         BlockUser *user = graph->users->pdata[i];
 
         if (g_ptr_array_find(quiesce->users, user, NULL) || (owner && user->owner == owner) ||
-            (node && !block_node_reaches(user->node, node)))
+            (node && !user_reaches(user, node)))
             continue;
         g_ptr_array_add(quiesce->users, user);
         block_user_quiesce(user, true);
@@ -167,13 +182,6 @@ bool block_node_replace(BlockNode *from, BlockNode *to, const void *owner, GErro
     g_autoptr(GPtrArray) edges = edges_to_move(from, to, owner);
     Sizes sizes;
 
-    for (unsigned i = 0; i < edges->len; i++) {
-        BlockEdge *edge = edges->pdata[i];
-
-        if (edge->parent && block_node_reaches(to, edge->parent))
-            return fail(error, ERR_INVALID_PARAMETER, "Cannot replace node '%s' by '%s': that would "
-                                                      "create a cycle", from->name, to->name);
-    }
     from->refs++;
     if (!block_edges_move(edges, to, error)) {
         block_node_release(from);

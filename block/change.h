@@ -13,7 +13,12 @@
 typedef struct BlockQuiesce BlockQuiesce;
 BlockQuiesce *block_quiesce(BlockGraph *graph, BlockNode *node, const void *owner);
 void block_resume(BlockQuiesce *quiesce);
+/* All users of one owner are held where one of them would be. */
 void block_user_set_owner(BlockUser *user, const void *owner);
+/* Between these two, in one coroutine, the user has a request in flight: work on nodes that is to be
+ * waited for.  begin waits while the user is quiesced. */
+void co_fn block_user_begin(BlockUser *user);
+void block_user_end(BlockUser *user);
 
 /* Whether @below is @node or can be reached from it. */
 bool block_node_reaches(const BlockNode *node, const BlockNode *below);

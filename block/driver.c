@@ -26,5 +26,6 @@ const BlockDriver *block_driver_find(const char *name)
 void block_driver_foreach(void (*fn)(const BlockDriver *driver, void *opaque), void *opaque)
 {
     for (unsigned i = 0; drivers && i < drivers->len; i++)
-        fn(drivers->pdata[i], opaque);
+        if (!((const BlockDriver *)drivers->pdata[i])->internal)
+            fn(drivers->pdata[i], opaque);
 }

@@ -39,6 +39,7 @@ typedef struct BlockDriver {
                                               bouncing and splitting of requests */
     bool is_format;                        /* decides itself what its bytes are: the end of a row of
                                               filters (block/chain.h), also where is_filter is set */
+    bool internal;                         /* jobs make such nodes; nobody else is told of it */
     bool aligns;                           /* a filter that has limits of its own all the same */
     bool grows;                            /* a write past the end makes the node longer */
     unsigned write_flags;                  /* BlockReqFlags that co_write honours; the core flushes

@@ -14,10 +14,10 @@
 #define NODE_NAME_MAX 31                   /* as QEMU: names travel in streams and bitmaps */
 
 static const char *const absent_drivers[] = {
-    "blkverify", "bochs", "cloop", "copy-before-write",
+    "blkverify", "bochs", "cloop",
     "dmg", "ftp", "ftps", "gluster", "host_cdrom", "http", "https", "io_uring",
     "iscsi", "nfs", "nvme", "nvme-io_uring", "parallels",
-    "preallocate", "qcow", "qed", "quorum", "rbd", "replication", "snapshot-access",
+    "preallocate", "qcow", "qed", "quorum", "rbd", "replication",
     "ssh", "vdi", "vhdx", "virtio-blk-vfio-pci", "virtio-blk-vhost-user",
     "virtio-blk-vhost-vdpa", "vmdk", "vpc", "vvfat", NULL
 };

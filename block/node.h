@@ -78,6 +78,7 @@ struct BlockNode {
     json_object *options;                  /* as opened */
     bool auto_named, listed, monitor_owned;
     bool demoted;                          /* read-only until somebody needs to write */
+    bool implicit;                         /* a job's filter, which queries of disks do not show */
     bool broken_flush;                     /* atomic */
     unsigned refs;                         /* edges from above, and one of the monitor or drive */
     unsigned orderings;                    /* block_node_order */

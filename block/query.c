@@ -126,6 +126,14 @@ static const char *device_name(const BlockNode *node)
     return node->drive ? node->drive->id : "";
 }
 
+/* A job's filter is not what somebody asks for. */
+static BlockNode *shown(BlockNode *node)
+{
+    while (node->implicit && block_node_file(node))
+        node = block_node_file(node);
+    return node;
+}
+
 static json_object *block_info(BlockNode *node, const char *qdev, bool write_cache, BlockUser *user)
 {
     json_object *info = json_object_new_object();
@@ -136,7 +144,7 @@ static json_object *block_info(BlockNode *node, const char *qdev, bool write_cac
     add_str(info, "type", "unknown");
     add_bool(info, "removable", false);
     add_bool(info, "locked", false);
-    json_object_object_add(info, "inserted", describe(node, write_cache, user));
+    json_object_object_add(info, "inserted", describe(shown(node), write_cache, user));
     return info;
 }
 
@@ -243,7 +251,7 @@ static json_object *user_stats(BlockUser *user)
 {
     BlockStats stats = block_user_stats(user);
     int64_t last = block_user_last_ns(user);
-    json_object *info = node_stats(user->node), *counters;
+    json_object *info = node_stats(shown(user->node)), *counters;
     g_autofree char *qdev = block_user_qdev(user);
 
     stats.of[BLOCK_ACCT_WRITE].bytes += stats.of[BLOCK_ACCT_ZERO].bytes;

@@ -16,6 +16,7 @@ static const BlockActionType abort_action = {
 
 static const BlockActionType *const action_types[] = {
     &abort_action,
+    &block_backup_action,
     &block_bitmap_add_action,
     &block_bitmap_clear_action,
     &block_bitmap_disable_action,

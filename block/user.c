@@ -6,6 +6,7 @@
  * that no request slips through, and nobody takes a lock unless it has to wait.
  */
 #include "block/chain.h"
+#include "block/change.h"
 #include "block/node.h"
 #include "block/throttle-group.h"
 #include "src/object/event.h"
@@ -220,6 +221,16 @@ void block_user_drain(BlockUser *user)
         return;
     block_user_quiesce(user, true);
     block_user_quiesce(user, false);
+}
+
+void co_fn block_user_begin(BlockUser *user)
+{
+    enter(user);
+}
+
+void block_user_end(BlockUser *user)
+{
+    leave(user_cell(user));
 }
 
 /* Requests. */

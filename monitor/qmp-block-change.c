@@ -1,5 +1,6 @@
 /* QMP: changes of images and of the graph; all are actions of transactions. */
 #include <string.h>
+#include "block/jobs/mirror.h"
 #include "block/transaction.h"
 #include "schema/commands.h"
 
@@ -15,11 +16,17 @@ bool qmp_transaction(Vm *vm, json_object *arguments, GError **error)
     return block_transaction(vm->block, actions, !strcmp(mode, "grouped"), error);
 }
 
+bool qmp_blockdev_mirror(Vm *vm, json_object *arguments, GError **error)
+{
+    return block_mirror(vm->block, arguments, error);
+}
+
 #define ACTION(c_name, name)                                                                       \
     bool qmp_##c_name(Vm *vm, json_object *arguments, GError **error)                              \
     {                                                                                              \
         return block_action(vm->block, name, arguments, error);                                    \
     }
+ACTION(blockdev_backup, "blockdev-backup")
 ACTION(block_dirty_bitmap_add, "block-dirty-bitmap-add")
 ACTION(block_dirty_bitmap_remove, "block-dirty-bitmap-remove")
 ACTION(block_dirty_bitmap_clear, "block-dirty-bitmap-clear")

@@ -1,0 +1,483 @@
+/*
+ * blockdev-mirror, and the commit of an active image: a copy that follows its source, until it takes
+ * the source's place or is left as it is then.
+ *
+ * A bitmap of the source says what is still to be copied.  A chunk's bits are taken before it is read,
+ * so that a write in between marks it again; two copies of one range wait for each other in the
+ * filter's list of writes.
+ */
+#include "block/jobs/mirror.h"
+#include "block/bitmap.h"
+#include "block/chain.h"
+#include "block/jobs/copy.h"
+#include "block/jobs/mirror-filter.h"
+#include "block/node.h"
+#include "src/base/util.h"
+#include <errno.h>
+#include <string.h>
+
+#define BUFFER_DEFAULT (16 * MiB)
+#define LITTLE BLOCK_COPY_CHUNK            /* left over to be copied while the guest waits */
+#define IDLE_NS 100000000
+
+typedef struct Mirror {
+    BlockJob job;
+    BlockNode *source, *target, *filter, *base, *replaces;
+    BlockUser *user, *target_user;
+    BlockMirrorSync sync;
+    BlockBitmap *dirty;
+    bool blocking, unmap, should_complete, pivot, pivoted;
+    BlockOnError on_source_error, on_target_error;
+    uint64_t chunk, under_way;             /* bytes */
+    BlockJobTasks tasks;
+    BlockQuiesce *quiesce;                 /* from prepare to the end */
+    GError *error;
+    void (*ended)(BlockJob *job, void *opaque);
+    void *opaque;
+} Mirror;
+
+/* Copying. */
+
+typedef struct Chunk {
+    Mirror *m;
+    uint64_t offset, bytes;
+} Chunk;
+
+static int co_fn copy_range(Mirror *m, uint64_t offset, uint64_t bytes, bool *ret_is_read)
+{
+    unsigned flags = m->unmap ? BLOCK_MAY_UNMAP : 0;
+    BlockWrite track;
+    int ret = 0;
+
+    block_write_enter(m->filter, &track, offset, bytes, true);
+    if (block_bitmap_take(m->dirty, offset, bytes)) {
+        ret = block_copy(m->source, m->target, offset, bytes, flags, ret_is_read);
+        if (ret < 0)
+            block_bitmap_mark(m->dirty, offset, bytes);
+    }
+    block_write_leave(m->filter, NULL, &track);
+    return ret;
+}
+
+static void chunk_failed(Mirror *m, const Chunk *chunk, bool is_read, int ret)
+{
+    BlockOnError policy = is_read ? m->on_source_error : m->on_target_error;
+    bool skip;
+
+    if (m->error)
+        return;
+    if (block_job_chunk_failed(&m->job, policy, is_read, ret, &skip, &m->error) && skip)
+        block_bitmap_clear(m->dirty, chunk->offset, chunk->bytes);
+    block_job_kick(&m->job);
+}
+
+static void co_fn copy_chunk(void *opaque)
+{
+    g_autofree Chunk *chunk = opaque;
+    Mirror *m = chunk->m;
+    bool is_read = true;
+    int ret;
+
+    block_user_begin(m->user);
+    ret = copy_range(m, chunk->offset, chunk->bytes, &is_read);
+    block_user_end(m->user);
+    if (ret < 0)
+        chunk_failed(m, chunk, is_read, ret);
+    else
+        m->job.done += chunk->bytes;
+    m->under_way -= chunk->bytes;
+}
+
+static void start_chunk(Mirror *m, uint64_t offset, uint64_t bytes)
+{
+    Chunk *chunk = g_new(Chunk, 1);
+
+    *chunk = (Chunk){ m, offset, bytes };
+    m->under_way += bytes;
+    block_job_task(&m->tasks, copy_chunk, chunk);
+}
+
+static void update_progress(Mirror *m)
+{
+    m->job.total = m->job.done + m->under_way + block_bitmap_count(m->dirty);
+}
+
+/* One way through the bitmap. */
+static void co_fn copy_pass(Mirror *m)
+{
+    uint64_t at = 0, bytes;
+
+    while (!m->error &&
+           block_bitmap_next_area(m->dirty, at, UINT64_MAX, m->chunk, &at, &bytes) &&
+           block_job_limit(&m->job, bytes)) {
+        start_chunk(m, at, bytes);
+        at += bytes;
+        update_progress(m);
+    }
+    block_job_tasks_wait(&m->tasks);
+    update_progress(m);
+}
+
+/* Where to begin. */
+
+static bool co_fn mark_allocated(Mirror *m, GError **error)
+{
+    uint64_t size = block_node_size(m->source);
+
+    for (uint64_t at = 0; at < size && block_job_pause_point(&m->job);) {
+        BlockMap map = { .bytes = size - at };
+        int ret;
+
+        block_user_begin(m->user);
+        ret = block_co_map_above(m->source, m->base, at, size - at, &map, NULL);
+        block_user_end(m->user);
+        if (ret < 0)
+            return fail_errno(error, -ret, "cannot find out what '%s' has of its own",
+                              m->source->name);
+        if (map.flags & BLOCK_MAP_ALLOCATED)
+            block_bitmap_mark(m->dirty, at, map.bytes);
+        at += MAX(map.bytes, 1);
+    }
+    return !m->job.cancelled;
+}
+
+static bool co_fn mark_first(Mirror *m, GError **error)
+{
+    if (m->sync == BLOCK_MIRROR_TOP)
+        return mark_allocated(m, error);
+    if (m->sync == BLOCK_MIRROR_FULL)
+        block_bitmap_mark(m->dirty, 0, UINT64_MAX);
+    return true;
+}
+
+static void check_filter(Mirror *m)
+{
+    int ret = block_mirror_filter_failure(m->filter);
+    bool skip;
+
+    if (ret < 0 && !m->error)
+        block_job_chunk_failed(&m->job, m->on_target_error, false, ret, &skip, &m->error);
+}
+
+/* Until it is told to complete, and little is left.  A guest that writes all the time would never leave
+ * nothing: it is ready when the end would take no longer than a chunk. */
+static void co_fn follow(Mirror *m)
+{
+    copy_pass(m);
+    while (!m->error && block_job_pause_point(&m->job)) {
+        uint64_t left = block_bitmap_count(m->dirty);
+
+        check_filter(m);
+        if (left <= LITTLE && m->job.status == BLOCK_JOB_RUNNING)
+            block_job_ready(&m->job);
+        if (m->should_complete && left <= LITTLE)
+            return;
+        if (left)
+            copy_pass(m);
+        else
+            block_job_sleep(&m->job, IDLE_NS);
+        update_progress(m);
+    }
+}
+
+static bool co_fn mirror_run(BlockJob *job, GError **error)
+{
+    Mirror *m = (Mirror *)job;
+
+    if (!mark_first(m, error))
+        return false;
+    update_progress(m);
+    follow(m);
+    if (m->error)
+        g_propagate_error(error, g_steal_pointer(&m->error));
+    return !job->cancelled && !*error;
+}
+
+/* The end: while the guest waits, the rest is copied, and the target takes the source's place. */
+
+static bool co_fn copy_rest(Mirror *m, GError **error)
+{
+    int ret;
+
+    while (!m->error && !m->job.cancelled && block_bitmap_count(m->dirty))
+        copy_pass(m);
+    if (m->error) {
+        g_propagate_error(error, g_steal_pointer(&m->error));
+        return false;
+    }
+    if (m->job.cancelled)
+        return fail(error, ERR_GENERIC, "%s", g_strerror(ECANCELED));
+    ret = block_node_co_flush(m->target);
+    return ret == 0 || fail_errno(error, -ret, "flushing the target failed");
+}
+
+static void drop_target_user(Mirror *m)
+{
+    g_ptr_array_remove(m->job.users, m->target_user);
+    block_user_free(g_steal_pointer(&m->target_user));
+}
+
+static bool co_fn mirror_prepare(BlockJob *job, GError **error)
+{
+    Mirror *m = (Mirror *)job;
+
+    /* Nobody can resume it now, and a guest that waits cannot wait for that. */
+    m->on_source_error = m->on_target_error = BLOCK_ON_ERROR_REPORT;
+    job->speed = 0;
+    while (!m->error && !job->cancelled && block_bitmap_count(m->dirty) > LITTLE)
+        copy_pass(m);                      /* what was written while it was pending */
+    m->quiesce = block_quiesce(job->graph, m->source, job);
+    if (!copy_rest(m, error))
+        return false;
+    if (!m->pivot)
+        return true;
+    drop_target_user(m);
+    m->pivoted = block_node_replace(m->replaces ? m->replaces : m->filter, m->target, job, error);
+    return m->pivoted;
+}
+
+static void co_fn mirror_abort(BlockJob *job)
+{
+    Mirror *m = (Mirror *)job;
+
+    /* Another of the group failed; nothing was written since. */
+    if (m->pivoted && !block_node_replace(m->target, m->replaces ? m->replaces : m->filter, job, NULL))
+        warn_report("mirror job '%s': its target stays in the place of its source", job->id);
+    m->pivoted = false;
+}
+
+static void co_fn mirror_clean(BlockJob *job)
+{
+    Mirror *m = (Mirror *)job;
+
+    if (!m->quiesce)
+        m->quiesce = block_quiesce(job->graph, m->source, job);
+    if (m->filter) {
+        block_mirror_filter_activate(m->filter, NULL, NULL);
+        if (!m->pivoted || m->replaces)
+            block_node_remove_filter(m->filter, NULL);
+    }
+    block_bitmap_free(m->dirty);
+    block_resume(m->quiesce);
+    while (job->users->len)
+        block_user_free(g_ptr_array_steal_index(job->users, job->users->len - 1));
+    block_node_put(m->filter);
+    if (m->ended)
+        m->ended(job, m->opaque);
+    block_node_put(m->source);
+    block_node_put(m->target);
+    block_node_put(m->replaces);
+    block_node_put(m->base);
+    g_clear_error(&m->error);
+}
+
+static bool mirror_complete(BlockJob *job, GError **error)
+{
+    Mirror *m = (Mirror *)job;
+
+    m->should_complete = m->pivot = true;
+    return true;
+}
+
+static bool mirror_finish_early(BlockJob *job)
+{
+    Mirror *m = (Mirror *)job;
+
+    if (job->status != BLOCK_JOB_READY && job->status != BLOCK_JOB_STANDBY)
+        return false;
+    m->should_complete = true;
+    m->pivot = false;
+    return true;
+}
+
+static void mirror_describe(BlockJob *job, json_object *info)
+{
+    Mirror *m = (Mirror *)job;
+
+    json_object_object_add(info, "actively-synced",
+                           json_object_new_boolean(m->blocking && m->dirty &&
+                                                   !block_bitmap_count(m->dirty)));
+}
+
+#define MIRROR_TYPE(name_)                                                                         \
+    {                                                                                              \
+        .name = name_, .size = sizeof(Mirror), .is_block = true, .run = mirror_run,                \
+        .prepare = mirror_prepare, .abort = mirror_abort, .clean = mirror_clean,                   \
+        .complete = mirror_complete, .finish_early = mirror_finish_early,                          \
+        .describe = mirror_describe,                                                               \
+    }
+static const BlockJobType mirror_type = MIRROR_TYPE("mirror");
+static const BlockJobType commit_type = MIRROR_TYPE("commit");
+
+/* Starting. */
+
+static bool co_fn insert_filter(Mirror *m, const BlockMirrorArgs *args, GError **error)
+{
+    g_autoptr(json_object) options = json_object_new_object();
+
+    json_object_object_add(options, "driver",
+                           json_object_new_string(block_mirror_filter_driver.name));
+    if (args->filter_name)
+        json_object_object_add(options, "node-name", json_object_new_string(args->filter_name));
+    m->filter = block_node_insert_filter(m->source, options, m, error);
+    if (!m->filter)
+        return false;
+    m->filter->implicit = !args->filter_name;
+    return true;
+}
+
+static bool find_replaced(Mirror *m, const BlockMirrorArgs *args, GError **error)
+{
+    if (!args->replaces || !strcmp(args->replaces, m->source->name))
+        return true;
+    m->replaces = block_node_lookup(m->job.graph, NULL, args->replaces, error);
+    if (!m->replaces)
+        return false;
+    block_node_get(m->replaces);
+    if (!block_node_reaches(m->replaces, m->source))
+        return fail(error, ERR_INVALID_PARAMETER, "Node '%s' is not above '%s': it cannot be "
+                                                  "replaced by its copy", args->replaces,
+                    m->source->name);
+    return true;
+}
+
+static bool co_fn set_up(Mirror *m, const BlockMirrorArgs *args, GError **error)
+{
+    uint64_t buffer = args->buffer ? args->buffer : BUFFER_DEFAULT;
+    unsigned target_shared = BLOCK_PERM_ALL & ~(BLOCK_PERM_WRITE | BLOCK_PERM_RESIZE);
+
+    m->source = block_node_get(args->source);
+    m->target = block_node_get(args->target);
+    m->base = args->base ? block_node_get(args->base) : NULL;
+    m->sync = args->sync;
+    m->blocking = args->blocking;
+    m->unmap = args->unmap;
+    m->on_source_error = args->on_source_error;
+    m->on_target_error = args->on_target_error;
+    m->user = block_job_use(&m->job, m->source, BLOCK_PERM_READ,
+                            BLOCK_PERM_ALL & ~BLOCK_PERM_RESIZE, error);
+    m->target_user = m->user ? block_job_use(&m->job, m->target, BLOCK_PERM_WRITE, target_shared,
+                                             error) : NULL;
+    if (!m->target_user || !find_replaced(m, args, error) || !insert_filter(m, args, error))
+        return false;
+    m->dirty = block_bitmap_new(m->source, NULL, args->granularity, error);
+    if (!m->dirty)
+        return false;
+    m->chunk = MAX(block_bitmap_granularity(m->dirty), BLOCK_COPY_CHUNK);
+    block_job_tasks_init(&m->tasks, CLAMP(buffer / m->chunk, 1, 16));
+    if (m->blocking)
+        block_mirror_filter_activate(m->filter, m->target, m->dirty);
+    return true;
+}
+
+typedef struct MirrorRun {
+    BlockGraph *graph;
+    const BlockMirrorArgs *args;
+    const BlockJobConfig *config;
+    GError **error;
+    BlockJob *job;
+} MirrorRun;
+
+static void co_fn mirror_new_run(void *opaque)
+{
+    MirrorRun *run = opaque;
+    const BlockMirrorArgs *args = run->args;
+    BlockQuiesce *quiesce;
+    BlockJob *job;
+
+    co_mutex_lock(&run->graph->change_lock);
+    quiesce = block_quiesce(run->graph, args->source, NULL);
+    job = block_job_new(args->is_commit ? &commit_type : &mirror_type, run->graph, run->config, NULL,
+                        run->error);
+    if (job && set_up((Mirror *)job, args, run->error)) {
+        ((Mirror *)job)->ended = args->ended;
+        ((Mirror *)job)->opaque = args->opaque;
+        run->job = job;
+    }
+    block_resume(quiesce);
+    if (job && !run->job)
+        block_job_abandon(job);
+    co_mutex_unlock(&run->graph->change_lock);
+}
+
+BlockJob *block_mirror_new(BlockGraph *graph, const BlockMirrorArgs *args,
+                           const BlockJobConfig *config, GError **error)
+{
+    MirrorRun run = { graph, args, config, error, NULL };
+
+    co_run_sync(mirror_new_run, &run);
+    return run.job;
+}
+
+/* blockdev-mirror. */
+
+static const char *const sync_words[] = { "top", "full", "none", NULL };
+static const char *const copy_mode_words[] = { "background", "write-blocking", NULL };
+
+static bool get_sizes(json_object *data, BlockMirrorArgs *args, GError **error)
+{
+    uint64_t granularity = 0;
+    int64_t buffer = 0;
+
+    if (!options_get_u64(data, "granularity", &granularity, error) ||
+        !options_get_i64(data, "buf-size", &buffer, error))
+        return false;
+    if (granularity && (granularity < 512 || granularity > 64 * MiB))
+        return fail(error, ERR_INVALID_PARAMETER,
+                    "Parameter 'granularity' expects a value in range [512B, 64MB]");
+    if (granularity & (granularity - 1))
+        return fail(error, ERR_INVALID_PARAMETER, "Parameter 'granularity' expects a power of 2");
+    if (buffer < 0)
+        return fail(error, ERR_INVALID_PARAMETER, "Invalid parameter 'buf-size'");
+    args->granularity = granularity;
+    args->buffer = buffer;
+    return true;
+}
+
+static bool check_nodes(BlockMirrorArgs *args, GError **error)
+{
+    if (args->source == args->target)
+        return fail(error, ERR_INVALID_PARAMETER, "Can't mirror node into itself");
+    if (block_node_reaches(args->source, args->target))
+        return fail(error, ERR_INVALID_PARAMETER, "Node '%s' is below '%s': use block-commit",
+                    args->target->name, args->source->name);
+    if (block_node_size(args->source) != block_node_size(args->target))
+        return fail(error, ERR_INVALID_PARAMETER, "Source and target image have different sizes");
+    return true;
+}
+
+bool block_mirror(BlockGraph *graph, json_object *data, GError **error)
+{
+    BlockMirrorArgs args = { .unmap = true };
+    const char *device = NULL, *target = NULL;
+    int sync = BLOCK_MIRROR_FULL, copy_mode = 0;
+    BlockJobConfig config;
+    BlockJob *job;
+
+    if (!options_get_str(data, "device", &device, error) ||
+        !options_get_str(data, "target", &target, error) ||
+        !options_get_str(data, "replaces", &args.replaces, error) ||
+        !options_get_str(data, "filter-node-name", &args.filter_name, error) ||
+        !options_get_enum(data, "sync", sync_words, &sync, error) ||
+        !options_get_enum(data, "copy-mode", copy_mode_words, &copy_mode, error) ||
+        !options_get_bool(data, "unmap", &args.unmap, error) || !get_sizes(data, &args, error) ||
+        !block_job_get_on_error(data, "on-source-error", &args.on_source_error, error) ||
+        !block_job_get_on_error(data, "on-target-error", &args.on_target_error, error) ||
+        !block_job_config(data, block_drive_find(graph, device) ? device : NULL, &config, error))
+        return false;
+    args.source = block_node_lookup(graph, device, device, error);
+    args.target = args.source ? block_node_lookup(graph, target, target, error) : NULL;
+    if (!args.target || !check_nodes(&args, error))
+        return false;
+    args.sync = sync;
+    args.blocking = copy_mode;
+    args.base = sync == BLOCK_MIRROR_TOP ? block_node_backing(args.source) : NULL;
+    block_node_get(args.source);           /* setting up waits */
+    block_node_get(args.target);
+    job = block_mirror_new(graph, &args, &config, error);
+    block_node_put(args.source);
+    block_node_put(args.target);
+    if (job)
+        block_job_start(job);
+    return job != NULL;
+}

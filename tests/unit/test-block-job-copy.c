@@ -1,0 +1,236 @@
+/*
+ * Backups and mirrors under a guest that writes: the copy must hold what the disk held at the point in
+ * time that the job is about.  The order of everything is drawn from a seed.
+ */
+#include "block-guest.h"
+#include "block/bitmap.h"
+#include "block/jobs/mirror.h"
+
+enum { SIZE = 24 * 65536 + 4096 * 5 };
+
+static unsigned seeds(void)
+{
+    const char *n = g_getenv("VIREO_TEST_SEEDS");
+
+    return n ? MAX(atoi(n), 1) : 12;
+}
+
+static BlockNode *open_raw(TestRoot *t, const char *name)
+{
+    g_autofree char *file = g_strconcat(name, ".img", NULL), *path = test_file(file, SIZE);
+    GError *error = NULL;
+    BlockNode *node = test_open(t->graph, &error, "raw,node-name=%s,discard=unmap,file.driver=file,"
+                                "file.aio=threads,file.filename=%s", name, path);
+
+    assert_no_error(error);
+    return node;
+}
+
+static void free_disk(uint8_t **disk)
+{
+    g_free(*disk);
+}
+#define auto_disk __attribute__((cleanup(free_disk))) uint8_t *
+
+START_TEST(full_backup)
+{
+    TestRoot t;
+    Events e;
+
+    sched_seed(_i + 1);
+    t = test_root();
+    BlockNode *source = open_raw(&t, "s"), *target = open_raw(&t, "t");
+    Guest *g = guest_new(source, _i);
+    auto_disk then = NULL;
+
+    events_on(&e, &t);
+    guest_fill(g, 0, SIZE, 7);
+    guest_start(g);
+    guest_writes(g, 20);
+    then = act(&t, g, "blockdev-backup", "device=s,target=t,sync=full,job-id=b");
+    wait_event(&e, "JOB_STATUS_CHANGE b null");
+    guest_stop(g);
+    ck_assert(seen(&e, "BLOCK_JOB_COMPLETED b "));
+    check_disk(target, then, "the backup");
+    check_disk(source, g->disk, "the disk");
+    ck_assert_ptr_eq(block_user_node(g->user), source);
+    events_off(&e);
+    guest_free(g);
+    test_root_free(&t);
+    sched_off();
+}
+END_TEST
+
+START_TEST(incremental_backup)
+{
+    TestRoot t;
+    Events e;
+
+    sched_seed(_i + 1);
+    t = test_root();
+    BlockNode *source = open_raw(&t, "s"), *target = open_raw(&t, "t");
+    Guest *g = guest_new(source, _i);
+    auto_disk then = NULL;
+    auto_disk later = NULL;
+    BlockBitmap *bitmap;
+
+    events_on(&e, &t);
+    guest_fill(g, 0, SIZE, 7);
+    act(&t, NULL, "block-dirty-bitmap-add", "node=s,name=b");
+    bitmap = block_bitmap_find(source, "b");
+    guest_start(g);
+    g_free(act(&t, g, "blockdev-backup", "device=s,target=t,sync=full,job-id=full,bitmap=b,"
+               "bitmap-mode=on-success"));
+    ck_assert(block_bitmap_flags(bitmap) & BLOCK_BITMAP_BUSY);
+    wait_event(&e, "JOB_STATUS_CHANGE full null");
+    ck_assert(!(block_bitmap_flags(bitmap) & BLOCK_BITMAP_BUSY));
+    guest_writes(g, 10);
+    then = act(&t, g, "blockdev-backup", "device=s,target=t,sync=incremental,job-id=inc,bitmap=b");
+    wait_event(&e, "JOB_STATUS_CHANGE inc null");
+    check_disk(target, then, "the incremental backup");
+    guest_writes(g, 3);
+    later = act(&t, g, "blockdev-backup", "device=s,target=t,sync=bitmap,bitmap-mode=never,"
+                "job-id=inc2,bitmap=b");
+    wait_event(&e, "JOB_STATUS_CHANGE inc2 null");
+    check_disk(target, later, "the second incremental backup");
+    guest_stop(g);
+    ck_assert_uint_gt(block_bitmap_count(bitmap), 0);
+    events_off(&e);
+    guest_free(g);
+    test_root_free(&t);
+    sched_off();
+}
+END_TEST
+
+/* A client reads the frozen disk while the guest goes on. */
+START_TEST(fleecing)
+{
+    TestRoot t;
+    GError *error = NULL;
+
+    sched_seed(_i + 1);
+    t = test_root();
+    BlockNode *source = open_raw(&t, "s"), *view;
+    Guest *g = guest_new(source, _i);
+    auto_disk then = NULL;
+    g_autoptr(json_object) options = NULL;
+    BlockNode *filter;
+
+    open_raw(&t, "t");
+    guest_fill(g, 0, SIZE, 7);
+    guest_start(g);
+    guest_writes(g, 10);
+    options = options_parse("driver=copy-before-write,node-name=cbw,target=t", NULL, NULL);
+    BlockQuiesce *quiesce = block_quiesce(t.graph, NULL, NULL);
+
+    filter = block_node_insert_filter(source, options, NULL, &error);
+    assert_no_error(error);
+    then = g_memdup2(g->disk, g->size);
+    block_resume(quiesce);
+    view = test_open(t.graph, &error, "snapshot-access,node-name=view,file=cbw");
+    assert_no_error(error);
+    for (unsigned i = 0; i < 4; i++) {
+        guest_writes(g, 10);
+        check_disk(view, then, "the view");
+    }
+    guest_stop(g);
+    check_disk(source, g->disk, "the disk");
+    ck_assert(block_node_delete(t.graph, "view", &error));
+    ck_assert(block_node_remove_filter(filter, &error));
+    block_node_put(filter);
+    guest_free(g);
+    test_root_free(&t);
+    sched_off();
+}
+END_TEST
+
+static bool start_mirror(TestRoot *t, GError **error, const char *text)
+{
+    g_autoptr(json_object) data = options_parse(text, NULL, NULL);
+
+    return block_mirror(t->graph, data, error);
+}
+
+static const struct {
+    const char *options;
+    bool pivot;
+} mirrors[] = {
+    { "copy-mode=background", true }, { "copy-mode=background,granularity=4096", false },
+    { "copy-mode=write-blocking", true }, { "copy-mode=write-blocking,granularity=512", false },
+};
+
+START_TEST(mirror)
+{
+    unsigned kind = _i % G_N_ELEMENTS(mirrors);
+    g_autofree char *text = g_strdup_printf("device=s,target=t,sync=full,job-id=m,%s,"
+                                            "auto-finalize=%s", mirrors[kind].options,
+                                            mirrors[kind].pivot ? "on" : "off");
+    GError *error = NULL;
+    TestRoot t;
+    Events e;
+
+    sched_seed(_i + 1);
+    t = test_root();
+    BlockNode *source = open_raw(&t, "s"), *target = open_raw(&t, "t");
+    Guest *g = guest_new(source, _i);
+
+    events_on(&e, &t);
+    guest_fill(g, 0, SIZE, 7);
+    guest_start(g);
+    guest_writes(g, 10);
+    ck_assert(start_mirror(&t, &error, text));
+    assert_no_error(error);
+    wait_event(&e, "JOB_STATUS_CHANGE m ready");
+    ck_assert(seen(&e, "BLOCK_JOB_READY m "));
+    guest_writes(g, 10);
+    BlockJob *job = block_job_find(t.graph, "m");
+
+    if (mirrors[kind].pivot)
+        ck_assert(block_job_complete(job, &error));
+    else
+        ck_assert(block_job_cancel(job, false, &error));
+    if (!mirrors[kind].pivot) {            /* what is written while it waits is in the copy, too */
+        wait_event(&e, "JOB_STATUS_CHANGE m pending");
+        guest_writes(g, 10);
+        guest_stop(g);
+        ck_assert(block_job_finalize(job, &error));
+    }
+    wait_event(&e, "JOB_STATUS_CHANGE m null");
+    ck_assert(seen(&e, "BLOCK_JOB_COMPLETED m "));
+    ck_assert_ptr_eq(block_user_node(g->user), mirrors[kind].pivot ? target : source);
+    if (mirrors[kind].pivot) {
+        ck_assert(block_node_delete(t.graph, "s", &error));
+        guest_writes(g, 10);
+    } else {
+        check_disk(target, g->disk, "the copy");
+    }
+    guest_stop(g);
+    check_disk(block_user_node(g->user), g->disk, "the disk");
+    events_off(&e);
+    guest_free(g);
+    test_root_free(&t);
+    sched_off();
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("block-job-copy");
+    TCase *tc = tcase_create("copy");
+    SRunner *runner;
+    int failed;
+
+    tcase_set_timeout(tc, 120);
+    tcase_add_loop_test(tc, full_backup, 0, seeds());
+    tcase_add_loop_test(tc, incremental_backup, 0, seeds());
+    tcase_add_loop_test(tc, fleecing, 0, seeds());
+    tcase_add_loop_test(tc, mirror, 0, 2 * seeds());
+    suite_add_tcase(suite, tc);
+    runner = srunner_create(suite);
+    test_dir();
+    srunner_run_all(runner, CK_ENV);
+    failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    test_dir_remove();
+    return failed != 0;
+}
