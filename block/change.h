@@ -50,3 +50,9 @@ void block_range_unlock(BlockRange *range);
 /* A node by QMP's name for it: a node name, or the id of a -drive.  The error is QEMU's sentence. */
 BlockNode *block_node_lookup(BlockGraph *graph, const char *device, const char *node_name,
                              GError **error);
+
+/* The node can be written, or not any more, from now on.  Quiesced: what is above it.  Refused while
+ * somebody writes to it, or where its driver cannot. */
+bool block_node_set_read_only(BlockNode *node, bool read_only, GError **error);
+/* blockdev-reopen: an array of options as blockdev-add takes them; all nodes change, or none. */
+bool block_reopen(BlockGraph *graph, json_object *list, GError **error);

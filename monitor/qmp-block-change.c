@@ -1,5 +1,6 @@
 /* QMP: changes of images and of the graph; all are actions of transactions. */
 #include <string.h>
+#include "block/jobs/backing.h"
 #include "block/jobs/mirror.h"
 #include "block/transaction.h"
 #include "schema/commands.h"
@@ -21,12 +22,39 @@ bool qmp_blockdev_mirror(Vm *vm, json_object *arguments, GError **error)
     return block_mirror(vm->block, arguments, error);
 }
 
+bool qmp_block_commit(Vm *vm, json_object *arguments, GError **error)
+{
+    return block_commit(vm->block, arguments, error);
+}
+
+bool qmp_block_stream(Vm *vm, json_object *arguments, GError **error)
+{
+    return block_stream(vm->block, arguments, error);
+}
+
+bool qmp_change_backing_file(Vm *vm, json_object *arguments, GError **error)
+{
+    return block_change_backing_file(vm->block, arguments, error);
+}
+
+bool qmp_blockdev_create(Vm *vm, json_object *arguments, GError **error)
+{
+    return block_create_job(vm->block, arguments, error);
+}
+
+bool qmp_blockdev_reopen(Vm *vm, json_object *arguments, GError **error)
+{
+    return block_reopen(vm->block, json_object_object_get(arguments, "options"), error);
+}
+
 #define ACTION(c_name, name)                                                                       \
     bool qmp_##c_name(Vm *vm, json_object *arguments, GError **error)                              \
     {                                                                                              \
         return block_action(vm->block, name, arguments, error);                                    \
     }
 ACTION(blockdev_backup, "blockdev-backup")
+ACTION(blockdev_snapshot, "blockdev-snapshot")
+ACTION(blockdev_snapshot_sync, "blockdev-snapshot-sync")
 ACTION(block_dirty_bitmap_add, "block-dirty-bitmap-add")
 ACTION(block_dirty_bitmap_remove, "block-dirty-bitmap-remove")
 ACTION(block_dirty_bitmap_clear, "block-dirty-bitmap-clear")

@@ -9,6 +9,7 @@
 #include "block/jobs/mirror.h"
 #include "block/bitmap.h"
 #include "block/chain.h"
+#include "block/jobs/backing.h"
 #include "block/jobs/copy.h"
 #include "block/jobs/mirror-filter.h"
 #include "block/node.h"
@@ -27,13 +28,12 @@ typedef struct Mirror {
     BlockMirrorSync sync;
     BlockBitmap *dirty;
     bool blocking, unmap, should_complete, pivot, pivoted;
+    bool claimed, target_was_read_only;    /* of a commit */
     BlockOnError on_source_error, on_target_error;
     uint64_t chunk, under_way;             /* bytes */
     BlockJobTasks tasks;
     BlockQuiesce *quiesce;                 /* from prepare to the end */
     GError *error;
-    void (*ended)(BlockJob *job, void *opaque);
-    void *opaque;
 } Mirror;
 
 /* Copying. */
@@ -180,11 +180,25 @@ static void co_fn follow(Mirror *m)
     }
 }
 
+/* A base may be shorter than what is committed into it. */
+static bool co_fn grow_target(Mirror *m, GError **error)
+{
+    uint64_t size = block_node_size(m->source);
+    int ret;
+
+    if (!m->claimed || (uint64_t)block_node_size(m->target) >= size)
+        return true;
+    block_user_begin(m->user);
+    ret = block_node_co_resize(m->target, size, error);
+    block_user_end(m->user);
+    return ret == 0;
+}
+
 static bool co_fn mirror_run(BlockJob *job, GError **error)
 {
     Mirror *m = (Mirror *)job;
 
-    if (!mark_first(m, error))
+    if (!grow_target(m, error) || !mark_first(m, error))
         return false;
     update_progress(m);
     follow(m);
@@ -246,6 +260,15 @@ static void co_fn mirror_abort(BlockJob *job)
     m->pivoted = false;
 }
 
+/* The chain below is its nodes' own again. */
+static void co_fn end_commit(Mirror *m)
+{
+    if (m->claimed)
+        block_chain_release(m->source, m->target);
+    if (m->target_was_read_only && !m->pivoted)
+        block_node_set_read_only(m->target, true, NULL);
+}
+
 static void co_fn mirror_clean(BlockJob *job)
 {
     Mirror *m = (Mirror *)job;
@@ -258,12 +281,11 @@ static void co_fn mirror_clean(BlockJob *job)
             block_node_remove_filter(m->filter, NULL);
     }
     block_bitmap_free(m->dirty);
-    block_resume(m->quiesce);
     while (job->users->len)
         block_user_free(g_ptr_array_steal_index(job->users, job->users->len - 1));
+    end_commit(m);
+    block_resume(m->quiesce);
     block_node_put(m->filter);
-    if (m->ended)
-        m->ended(job, m->opaque);
     block_node_put(m->source);
     block_node_put(m->target);
     block_node_put(m->replaces);
@@ -341,10 +363,19 @@ static bool find_replaced(Mirror *m, const BlockMirrorArgs *args, GError **error
     return true;
 }
 
+static bool co_fn begin_commit(Mirror *m, GError **error)
+{
+    m->target_was_read_only = block_node_read_only(m->target);
+    m->claimed = true;
+    return block_node_set_read_only(m->target, false, error) &&
+           block_chain_claim(&m->job, m->source, m->target, error);
+}
+
 static bool co_fn set_up(Mirror *m, const BlockMirrorArgs *args, GError **error)
 {
     uint64_t buffer = args->buffer ? args->buffer : BUFFER_DEFAULT;
-    unsigned target_shared = BLOCK_PERM_ALL & ~(BLOCK_PERM_WRITE | BLOCK_PERM_RESIZE);
+    unsigned perm = BLOCK_PERM_WRITE | (args->is_commit ? BLOCK_PERM_RESIZE : 0);
+    unsigned target_shared = args->is_commit ? 0 : BLOCK_PERM_READ | BLOCK_PERM_WRITE_SAME;
 
     m->source = block_node_get(args->source);
     m->target = block_node_get(args->target);
@@ -356,8 +387,9 @@ static bool co_fn set_up(Mirror *m, const BlockMirrorArgs *args, GError **error)
     m->on_target_error = args->on_target_error;
     m->user = block_job_use(&m->job, m->source, BLOCK_PERM_READ,
                             BLOCK_PERM_ALL & ~BLOCK_PERM_RESIZE, error);
-    m->target_user = m->user ? block_job_use(&m->job, m->target, BLOCK_PERM_WRITE, target_shared,
-                                             error) : NULL;
+    if (!m->user || (args->is_commit && !begin_commit(m, error)))
+        return false;
+    m->target_user = block_job_use(&m->job, m->target, perm, target_shared, error);
     if (!m->target_user || !find_replaced(m, args, error) || !insert_filter(m, args, error))
         return false;
     m->dirty = block_bitmap_new(m->source, NULL, args->granularity, error);
@@ -389,11 +421,8 @@ static void co_fn mirror_new_run(void *opaque)
     quiesce = block_quiesce(run->graph, args->source, NULL);
     job = block_job_new(args->is_commit ? &commit_type : &mirror_type, run->graph, run->config, NULL,
                         run->error);
-    if (job && set_up((Mirror *)job, args, run->error)) {
-        ((Mirror *)job)->ended = args->ended;
-        ((Mirror *)job)->opaque = args->opaque;
+    if (job && set_up((Mirror *)job, args, run->error))
         run->job = job;
-    }
     block_resume(quiesce);
     if (job && !run->job)
         block_job_abandon(job);

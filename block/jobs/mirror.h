@@ -15,9 +15,7 @@ typedef struct BlockMirrorArgs {
     bool unmap;
     const char *replaces, *filter_name;    /* NULL: the source; none */
     BlockOnError on_source_error, on_target_error;
-    bool is_commit;
-    void (*ended)(BlockJob *job, void *opaque);    /* last thing of the job; may wait */
-    void *opaque;
+    bool is_commit;                        /* the target is below the source, and takes its place */
 } BlockMirrorArgs;
 
 BlockJob *block_mirror_new(BlockGraph *graph, const BlockMirrorArgs *args,

@@ -1,0 +1,24 @@
+/* What the jobs on chains of backing files share. */
+#pragma once
+#include "block/job.h"
+
+/* @image gets another backing node (NULL: none), and its header the name (@name: NULL: the backing
+ * node's own).  Quiesced: what is above it.  All or nothing. */
+bool co_fn block_change_backing(BlockNode *image, BlockNode *backing, const char *name,
+                                GError **error);
+/*
+ * Between @top and @base, a job will write to @base what @top shows anyway.  What is in between reads
+ * something else from then on: nobody but the chain itself may use it, or @base, which the job's user
+ * gets @perm on.  Quiesced.
+ */
+bool co_fn block_chain_claim(BlockJob *job, BlockNode *top, BlockNode *base, GError **error);
+/* When the job's users are gone. */
+void co_fn block_chain_release(BlockNode *top, BlockNode *base);
+/* The node of @top's chain with that name or file name; the errors are QEMU's sentences. */
+BlockNode *block_chain_find(BlockNode *top, const char *node_name, const char *filename,
+                            GError **error);
+
+bool block_commit(BlockGraph *graph, json_object *data, GError **error);       /* block-commit */
+bool block_stream(BlockGraph *graph, json_object *data, GError **error);       /* block-stream */
+bool block_change_backing_file(BlockGraph *graph, json_object *data, GError **error);
+bool block_create_job(BlockGraph *graph, json_object *data, GError **error);   /* blockdev-create */

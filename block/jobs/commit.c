@@ -1,0 +1,310 @@
+/*
+ * block-commit: what images above a base have goes into the base.  For the active image it is a mirror
+ * into the base, whose place it takes; for others a copy, after which the image above them has the base
+ * as its backing file.
+ */
+#include "block/bitmap.h"
+#include "block/chain.h"
+#include "block/jobs/backing.h"
+#include "block/jobs/copy.h"
+#include "block/jobs/mirror.h"
+#include "block/node.h"
+#include "src/base/util.h"
+#include <errno.h>
+#include <string.h>
+
+enum { WORKERS = 8 };
+
+typedef struct Commit {
+    BlockJob job;
+    BlockNode *overlay, *top, *base;       /* held */
+    BlockUser *user;
+    bool base_was_read_only, claimed;
+    char *backing_name;
+    BlockOnError on_error;
+    BlockJobTasks tasks;
+    BlockBitmap *todo;                     /* of the top node, for the job alone */
+    GError *error;
+} Commit;
+
+typedef struct Chunk {
+    Commit *c;
+    uint64_t offset, bytes;
+} Chunk;
+
+static void co_fn copy_chunk(void *opaque)
+{
+    g_autofree Chunk *chunk = opaque;
+    Commit *c = chunk->c;
+    bool is_read = true, skip = false;
+    int ret;
+
+    block_user_begin(c->user);
+    ret = block_copy(c->top, c->base, chunk->offset, chunk->bytes, BLOCK_MAY_UNMAP, &is_read);
+    block_user_end(c->user);
+    if (ret < 0 && !c->error)
+        block_job_chunk_failed(&c->job, c->on_error, is_read, ret, &skip, &c->error);
+    if (ret == 0 || skip) {
+        block_bitmap_clear(c->todo, chunk->offset, chunk->bytes);
+        c->job.done += chunk->bytes;
+    }
+}
+
+/* What the images have that go into the base. */
+static bool co_fn find_allocated(Commit *c)
+{
+    uint64_t size = block_node_size(c->top);
+
+    for (uint64_t at = 0; at < size && block_job_pause_point(&c->job);) {
+        BlockMap map = { .bytes = size - at };
+        int ret;
+
+        block_user_begin(c->user);
+        ret = block_co_map_above(c->top, c->base, at, size - at, &map, NULL);
+        block_user_end(c->user);
+        if (ret < 0)
+            return fail_errno(&c->error, -ret, "cannot find out what is to be committed");
+        if (map.flags & BLOCK_MAP_ALLOCATED)
+            block_bitmap_mark(c->todo, at, map.bytes);
+        at += MAX(map.bytes, 1);
+    }
+    c->job.total = block_bitmap_count(c->todo);
+    return !c->job.cancelled;
+}
+
+static void co_fn copy_pass(Commit *c)
+{
+    uint64_t at = 0, bytes;
+
+    while (!c->error &&
+           block_bitmap_next_area(c->todo, at, UINT64_MAX, BLOCK_COPY_CHUNK, &at, &bytes) &&
+           block_job_limit(&c->job, bytes)) {
+        Chunk *chunk = g_new(Chunk, 1);
+
+        *chunk = (Chunk){ c, at, bytes };
+        block_job_task(&c->tasks, copy_chunk, chunk);
+        at += bytes;
+    }
+    block_job_tasks_wait(&c->tasks);
+}
+
+static bool co_fn grow_base(Commit *c)
+{
+    uint64_t size = block_node_size(c->top);
+    int ret = 0;
+
+    if (size <= (uint64_t)block_node_size(c->base))
+        return true;
+    block_user_begin(c->user);
+    ret = block_node_co_resize(c->base, size, &c->error);
+    block_user_end(c->user);
+    return ret == 0;
+}
+
+static bool co_fn commit_run(BlockJob *job, GError **error)
+{
+    Commit *c = (Commit *)job;
+    bool ok = grow_base(c) && find_allocated(c);
+    int ret = 0;
+
+    while (ok && !c->error && block_job_pause_point(job) && block_bitmap_count(c->todo))
+        copy_pass(c);
+    ok = ok && !c->error && !job->cancelled;
+    if (ok) {
+        block_user_begin(c->user);
+        ret = block_node_co_flush(c->base);
+        block_user_end(c->user);
+    }
+    if (ret < 0)
+        ok = fail_errno(&c->error, -ret, "flushing the base failed");
+    if (c->error)
+        g_propagate_error(error, g_steal_pointer(&c->error));
+    return ok;
+}
+
+/* The users of the chain go first: they do not let others read the base. */
+static void co_fn end_claim(Commit *c)
+{
+    while (c->job.users->len)
+        block_user_free(g_ptr_array_steal_index(c->job.users, c->job.users->len - 1));
+    if (c->claimed)
+        block_chain_release(c->top, c->base);
+    c->claimed = false;
+}
+
+static bool co_fn commit_prepare(BlockJob *job, GError **error)
+{
+    Commit *c = (Commit *)job;
+    BlockQuiesce *quiesce = block_quiesce(job->graph, c->base, job);
+    bool ok;
+
+    end_claim(c);
+    ok = block_change_backing(c->overlay, c->base, c->backing_name, error);
+    block_resume(quiesce);
+    return ok;
+}
+
+static void co_fn commit_clean(BlockJob *job)
+{
+    Commit *c = (Commit *)job;
+    BlockQuiesce *quiesce = block_quiesce(job->graph, c->base, job);
+
+    end_claim(c);
+    if (c->base_was_read_only)
+        block_node_set_read_only(c->base, true, NULL);
+    block_bitmap_free(c->todo);
+    block_resume(quiesce);
+    block_node_put(c->overlay);
+    block_node_put(c->top);
+    block_node_put(c->base);
+    g_clear_error(&c->error);
+    g_free(c->backing_name);
+}
+
+static const BlockJobType commit_type = {
+    .name = "commit",
+    .size = sizeof(Commit),
+    .is_block = true,
+    .run = commit_run,
+    .prepare = commit_prepare,
+    .clean = commit_clean,
+};
+
+/* Starting. */
+
+typedef struct CommitRun {
+    BlockGraph *graph;
+    BlockNode *overlay, *top, *base;
+    const BlockJobConfig *config;
+    const char *backing_name;
+    BlockOnError on_error;
+    GError **error;
+    BlockJob *job;
+} CommitRun;
+
+static bool co_fn set_up(Commit *c, const CommitRun *run, GError **error)
+{
+    c->overlay = block_node_get(run->overlay);
+    c->top = block_node_get(run->top);
+    c->base = block_node_get(run->base);
+    c->on_error = run->on_error;
+    c->backing_name = g_strdup(run->backing_name);
+    block_job_tasks_init(&c->tasks, WORKERS);
+    c->base_was_read_only = c->base->config.read_only;
+    if (!block_node_set_read_only(c->base, false, error))
+        return false;
+    c->claimed = true;
+    if (!block_chain_claim(&c->job, c->top, c->base, error) ||
+        !block_job_use(&c->job, c->base, BLOCK_PERM_WRITE | BLOCK_PERM_RESIZE, 0, error))
+        return false;
+    c->user = block_job_use(&c->job, c->top, BLOCK_PERM_READ,
+                            BLOCK_PERM_READ | BLOCK_PERM_WRITE_SAME, error);
+    if (!c->user)
+        return false;
+    c->todo = block_bitmap_new(c->top, NULL, 0, error);
+    if (c->todo)
+        block_bitmap_set_flags(c->todo, 0, BLOCK_BITMAP_RECORDING);
+    return c->todo != NULL;
+}
+
+static void co_fn start_run(void *opaque)
+{
+    CommitRun *run = opaque;
+    BlockQuiesce *quiesce;
+    BlockJob *job;
+
+    co_mutex_lock(&run->graph->change_lock);
+    quiesce = block_quiesce(run->graph, run->base, NULL);
+    job = block_job_new(&commit_type, run->graph, run->config, NULL, run->error);
+    if (job && set_up((Commit *)job, run, run->error))
+        run->job = job;
+    else if (job)
+        block_job_abandon(job);
+    block_resume(quiesce);
+    co_mutex_unlock(&run->graph->change_lock);
+}
+
+static bool start_active(const CommitRun *run, uint64_t speed, GError **error)
+{
+    BlockMirrorArgs args = { .source = run->top, .target = run->base, .sync = BLOCK_MIRROR_TOP,
+                             .base = run->base, .unmap = true, .is_commit = true,
+                             .on_source_error = run->on_error, .on_target_error = run->on_error };
+    BlockJob *job;
+
+    if (run->backing_name)
+        return fail(error, ERR_INVALID_PARAMETER, "'backing-file' specified, but 'top' is the active "
+                                                  "layer");
+    block_node_get(run->top);
+    block_node_get(run->base);
+    job = block_mirror_new(run->graph, &args, run->config, error);
+    block_node_put(run->top);
+    block_node_put(run->base);
+    if (job)
+        block_job_start(job);
+    return job != NULL;
+}
+
+static BlockNode *lowest(BlockNode *node)
+{
+    while (block_node_below(node))
+        node = block_node_below(node);
+    return node;
+}
+
+static bool find_nodes(CommitRun *run, json_object *data, BlockNode *device, GError **error)
+{
+    const char *top_node = NULL, *base_node = NULL, *top = NULL, *base = NULL;
+
+    if (!options_get_str(data, "top-node", &top_node, error) ||
+        !options_get_str(data, "base-node", &base_node, error) ||
+        !options_get_str(data, "top", &top, error) || !options_get_str(data, "base", &base, error))
+        return false;
+    if (top_node && top)
+        return fail(error, ERR_INVALID_PARAMETER, "'top-node' and 'top' are mutually exclusive");
+    if (base_node && base)
+        return fail(error, ERR_INVALID_PARAMETER, "'base-node' and 'base' are mutually exclusive");
+    run->top = top_node || top ? block_chain_find(device, top_node, top, error)
+                               : block_node_skip_filters(device);
+    if (!run->top)
+        return false;
+    run->base = base_node || base ? block_chain_find(run->top, base_node, base, error)
+                                  : lowest(run->top);
+    if (!run->base)
+        return false;
+    if (run->top == run->base)
+        return fail(error, ERR_INVALID_PARAMETER, "cannot commit an image into itself");
+    for (BlockNode *node = device; node && node != run->top; node = block_node_below(node))
+        if (node->driver->has_backing)
+            run->overlay = node;
+    return true;
+}
+
+bool block_commit(BlockGraph *graph, json_object *data, GError **error)
+{
+    CommitRun run = { .graph = graph, .error = error };
+    const char *name = NULL;
+    BlockJobConfig config;
+    BlockNode *device;
+
+    if (!options_get_str(data, "device", &name, error) ||
+        !options_get_str(data, "backing-file", &run.backing_name, error) ||
+        !block_job_get_on_error(data, "on-error", &run.on_error, error) ||
+        !block_job_config(data, block_drive_find(graph, name) ? name : NULL, &config, error))
+        return false;
+    device = block_node_lookup(graph, name, name, error);
+    if (!device || !find_nodes(&run, data, device, error))
+        return false;
+    run.config = &config;
+    if (!run.overlay)
+        return start_active(&run, config.speed, error);
+    block_node_get(run.top);
+    block_node_get(run.base);
+    block_node_get(run.overlay);
+    co_run_sync(start_run, &run);
+    block_node_put(run.top);
+    block_node_put(run.base);
+    block_node_put(run.overlay);
+    if (run.job)
+        block_job_start(run.job);
+    return run.job != NULL;
+}

@@ -1,0 +1,265 @@
+/*
+ * block-stream: what the images below one have, down to a base, goes into the image itself, which needs
+ * them no more then.  A chunk's range is held while it is copied, so that a guest's write to it is not
+ * overwritten with what was there before.
+ */
+#include "block/chain.h"
+#include "block/jobs/backing.h"
+#include "block/jobs/copy.h"
+#include "block/node.h"
+#include "src/base/util.h"
+#include <errno.h>
+#include <string.h>
+
+enum { WORKERS = 8 };
+
+typedef struct Stream {
+    BlockJob job;
+    BlockNode *image, *base;               /* held; base: the first that stays; NULL: none */
+    BlockUser *user;
+    bool ordered;
+    char *backing_name;
+    BlockOnError on_error;
+    BlockJobTasks tasks;
+    GError *error;
+} Stream;
+
+typedef struct Chunk {
+    Stream *s;
+    uint64_t offset, bytes;
+} Chunk;
+
+/* What of the range the image does not have itself. */
+static int co_fn populate(Stream *s, uint64_t offset, uint64_t bytes, bool *ret_is_read)
+{
+    BlockRange *range = block_range_lock(s->image, offset, bytes);
+    int ret = 0;
+
+    while (ret == 0 && bytes) {
+        BlockMap map = { .bytes = bytes };
+
+        *ret_is_read = true;
+        ret = block_node_co_map(s->image, offset, bytes, &map);
+        if (ret == 0 && !(map.flags & BLOCK_MAP_ALLOCATED)) {
+            ret = block_co_map_above(s->image, s->base, offset, map.bytes, &map, NULL);
+            if (ret == 0 && map.flags & BLOCK_MAP_ALLOCATED)
+                ret = block_copy(s->image, s->image, offset, map.bytes, BLOCK_HELD, ret_is_read);
+        }
+        offset += map.bytes;
+        bytes -= MIN(bytes, map.bytes);
+    }
+    block_range_unlock(range);
+    return ret;
+}
+
+static void co_fn copy_chunk(void *opaque)
+{
+    g_autofree Chunk *chunk = opaque;
+    Stream *s = chunk->s;
+    bool is_read = true, skip = false;
+    int ret;
+
+    do {
+        block_user_begin(s->user);
+        ret = populate(s, chunk->offset, chunk->bytes, &is_read);
+        block_user_end(s->user);
+        if (ret == 0 || s->error ||
+            !block_job_chunk_failed(&s->job, s->on_error, is_read, ret, &skip, &s->error))
+            break;
+    } while (!skip && block_job_pause_point(&s->job));
+    /* An image that still lacks something must not lose what has it. */
+    if (skip && !s->error)
+        fail_errno(&s->error, -ret, "a part of the image could not be copied");
+    s->job.done += chunk->bytes;
+}
+
+static bool co_fn stream_run(BlockJob *job, GError **error)
+{
+    Stream *s = (Stream *)job;
+    uint64_t size = block_node_size(s->image), n;
+    int ret = 0;
+
+    job->total = size;
+    for (uint64_t at = 0; at < size && !s->error && block_job_pause_point(job); at += n) {
+        BlockMap map = { .bytes = size - at };
+        Chunk *chunk;
+
+        block_user_begin(s->user);
+        ret = block_co_map_above(s->image, s->base, at, size - at, &map, NULL);
+        if (ret == 0 && map.flags & BLOCK_MAP_ALLOCATED) {
+            BlockMap own = { .bytes = map.bytes };
+
+            if (block_node_co_map(s->image, at, map.bytes, &own) == 0 &&
+                own.flags & BLOCK_MAP_ALLOCATED)
+                map = (BlockMap){ .bytes = own.bytes };
+        }
+        block_user_end(s->user);
+        if (ret < 0 || map.flags & BLOCK_MAP_ALLOCATED) {
+            n = MIN(size - at, ret < 0 ? BLOCK_COPY_CHUNK : MIN(map.bytes, BLOCK_COPY_CHUNK));
+            if (!block_job_limit(job, n))
+                break;
+            chunk = g_new(Chunk, 1);
+            *chunk = (Chunk){ s, at, n };
+            block_job_task(&s->tasks, copy_chunk, chunk);
+        } else {
+            n = MAX(map.bytes, 1);
+            job->done += n;
+        }
+    }
+    block_job_tasks_wait(&s->tasks);
+    if (s->error) {
+        g_propagate_error(error, g_steal_pointer(&s->error));
+        return false;
+    }
+    return !job->cancelled;
+}
+
+static void co_fn stop_ordering(Stream *s)
+{
+    if (s->ordered)
+        block_node_order(s->image, false, false);
+    s->ordered = false;
+}
+
+static bool co_fn stream_prepare(BlockJob *job, GError **error)
+{
+    Stream *s = (Stream *)job;
+    BlockQuiesce *quiesce = block_quiesce(job->graph, s->image, job);
+    bool ok = block_change_backing(s->image, s->base, s->base ? s->backing_name : NULL, error);
+
+    block_resume(quiesce);
+    return ok;
+}
+
+static void co_fn stream_clean(BlockJob *job)
+{
+    Stream *s = (Stream *)job;
+    BlockQuiesce *quiesce = block_quiesce(job->graph, s->image, job);
+
+    stop_ordering(s);
+    block_resume(quiesce);
+    while (job->users->len)
+        block_user_free(g_ptr_array_steal_index(job->users, job->users->len - 1));
+    block_node_put(s->image);
+    block_node_put(s->base);
+    g_clear_error(&s->error);
+    g_free(s->backing_name);
+}
+
+static const BlockJobType stream_type = {
+    .name = "stream",
+    .size = sizeof(Stream),
+    .is_block = true,
+    .run = stream_run,
+    .prepare = stream_prepare,
+    .clean = stream_clean,
+};
+
+/* Starting. */
+
+typedef struct StreamRun {
+    BlockGraph *graph;
+    BlockNode *image, *base;
+    const char *backing_name;
+    BlockOnError on_error;
+    const BlockJobConfig *config;
+    GError **error;
+    BlockJob *job;
+} StreamRun;
+
+static bool co_fn set_up(Stream *s, const StreamRun *run, GError **error)
+{
+    unsigned shared = BLOCK_PERM_ALL & ~(BLOCK_PERM_WRITE | BLOCK_PERM_RESIZE);
+
+    s->image = block_node_get(run->image);
+    s->base = run->base ? block_node_get(run->base) : NULL;
+    s->backing_name = g_strdup(run->backing_name);
+    s->on_error = run->on_error;
+    block_job_tasks_init(&s->tasks, WORKERS);
+    s->user = block_job_use(&s->job, s->image, BLOCK_PERM_READ | BLOCK_PERM_WRITE_SAME,
+                            BLOCK_PERM_ALL & ~BLOCK_PERM_RESIZE, error);
+    for (BlockNode *node = block_node_below(s->image); s->user && node && node != s->base;
+         node = block_node_below(node))
+        if (!block_job_use(&s->job, node, BLOCK_PERM_READ, shared, error))
+            return false;
+    if (!s->user)
+        return false;
+    block_node_order(s->image, false, true);
+    s->ordered = true;
+    return true;
+}
+
+static void co_fn start_run(void *opaque)
+{
+    StreamRun *run = opaque;
+    BlockQuiesce *quiesce;
+    BlockJob *job;
+
+    co_mutex_lock(&run->graph->change_lock);
+    quiesce = block_quiesce(run->graph, run->image, NULL);
+    job = block_job_new(&stream_type, run->graph, run->config, NULL, run->error);
+    if (job && set_up((Stream *)job, run, run->error))
+        run->job = job;
+    else if (job)
+        block_job_abandon(job);
+    block_resume(quiesce);
+    co_mutex_unlock(&run->graph->change_lock);
+}
+
+static bool find_base(StreamRun *run, json_object *data, GError **error)
+{
+    const char *base = NULL, *base_node = NULL, *bottom = NULL;
+    BlockNode *node;
+
+    if (!options_get_str(data, "base", &base, error) ||
+        !options_get_str(data, "base-node", &base_node, error) ||
+        !options_get_str(data, "bottom", &bottom, error))
+        return false;
+    if (!!base + !!base_node + !!bottom > 1)
+        return fail(error, ERR_INVALID_PARAMETER, "'base', 'base-node' and 'bottom' cannot be "
+                                                  "specified at the same time");
+    if (bottom) {
+        node = block_chain_find(run->image, bottom, NULL, error);
+        run->base = node ? block_node_below(node) : NULL;
+        return node != NULL;
+    }
+    if (base || base_node)
+        run->base = block_chain_find(run->image, base_node, base, error);
+    if ((base || base_node) && !run->base)
+        return false;
+    if (run->base == run->image)
+        return fail(error, ERR_INVALID_PARAMETER, "cannot stream an image into itself");
+    if (!run->base && run->backing_name)
+        return fail(error, ERR_INVALID_PARAMETER, "backing file specified, but streaming the entire "
+                                                  "chain");
+    return true;
+}
+
+bool block_stream(BlockGraph *graph, json_object *data, GError **error)
+{
+    StreamRun run = { .graph = graph, .error = error };
+    const char *name = NULL;
+    BlockJobConfig config;
+    BlockNode *device;
+
+    if (!options_get_str(data, "device", &name, error) ||
+        !options_get_str(data, "backing-file", &run.backing_name, error) ||
+        !block_job_get_on_error(data, "on-error", &run.on_error, error) ||
+        !block_job_config(data, block_drive_find(graph, name) ? name : NULL, &config, error))
+        return false;
+    device = block_node_lookup(graph, name, name, error);
+    if (!device)
+        return false;
+    run.config = &config;
+    run.image = block_node_get(block_node_skip_filters(device));
+    if (find_base(&run, data, error)) {
+        if (run.base)
+            block_node_get(run.base);
+        co_run_sync(start_run, &run);
+        block_node_put(run.base);
+    }
+    block_node_put(run.image);
+    if (run.job)
+        block_job_start(run.job);
+    return run.job != NULL;
+}

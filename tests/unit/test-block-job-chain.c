@@ -1,0 +1,260 @@
+/*
+ * Chains of images under a guest that writes: snapshots, commits of the active and of other images,
+ * streams.  Whatever the chain is, the guest must find what it wrote.
+ */
+#include "block-guest.h"
+#include "block/bitmap.h"
+#include "block/chain.h"
+#include "block/jobs/backing.h"
+
+enum { SIZE = 24 * 65536 + 4096 * 5 };
+
+static unsigned seeds(void)
+{
+    const char *n = g_getenv("VIREO_TEST_SEEDS");
+
+    return n ? MAX(atoi(n), 1) : 8;
+}
+
+static char *path_of(const char *name)
+{
+    return g_strdup_printf("%s/%s.qcow2", test_dir(), name);
+}
+
+/* An image file and its node, without a backing node. */
+static BlockNode *new_image(TestRoot *t, const char *name)
+{
+    g_autoptr(json_object) options = json_object_new_object();
+    g_autofree char *path = path_of(name);
+    GError *error = NULL;
+    BlockNode *node;
+
+    json_object_object_add(options, "size", json_object_new_int(SIZE));
+    ck_assert_msg(block_image_create(t->graph, "qcow2", path, options, &error), "%s",
+                  error ? error->message : "");
+    node = test_open(t->graph, &error, "{\"driver\": \"qcow2\", \"node-name\": \"%s\", \"backing\": null,"
+                     "\"discard\": \"unmap\", \"file\": {\"driver\": \"file\", \"aio\": \"threads\","
+                     "\"filename\": \"%s\"}}", name, path);
+    assert_no_error(error);
+    return node;
+}
+
+static void snapshot(TestRoot *t, const char *node, const char *overlay)
+{
+    new_image(t, overlay);
+    act(t, NULL, "blockdev-snapshot", "node=%s,overlay=%s", node, overlay);
+}
+
+typedef bool StartFn(BlockGraph *graph, json_object *data, GError **error);
+
+static bool start(TestRoot *t, StartFn *fn, GError **error, const char *text)
+{
+    g_autoptr(json_object) data = options_parse(text, NULL, NULL);
+
+    ck_assert_ptr_nonnull(data);
+    return fn(t->graph, data, error);
+}
+
+/* a <- b <- c, each with something of its own; the guest is at the top. */
+static Guest *make_chain(TestRoot *t, unsigned seed)
+{
+    Guest *g = guest_new(new_image(t, "a"), seed);
+
+    guest_fill(g, 0, SIZE / 2, 11);
+    snapshot(t, "a", "b");
+    ck_assert_str_eq(block_node_name(block_user_node(g->user)), "b");
+    guest_fill(g, SIZE / 4 / 512 * 512, SIZE / 2 / 512 * 512, 22);
+    snapshot(t, "b", "c");
+    guest_fill(g, 3 * 65536, 65536, 33);
+    guest_start(g);
+    guest_writes(g, 10);
+    return g;
+}
+
+static void check_chain(TestRoot *t, const char *top, const char *below)
+{
+    BlockNode *node = block_node_backing(block_node_find(t->graph, top));
+
+    if (!below)
+        ck_assert_ptr_null(node);
+    else
+        ck_assert_str_eq(block_node_name(node), below);
+}
+
+static void delete_node(TestRoot *t, const char *name)
+{
+    GError *error = NULL;
+
+    block_node_delete(t->graph, name, &error);
+    assert_no_error(error);
+}
+
+START_TEST(commits_the_middle)
+{
+    GError *error = NULL;
+    TestRoot t;
+    Events e;
+
+    sched_seed(_i + 1);
+    t = test_root();
+    Guest *g = make_chain(&t, _i);
+
+    events_on(&e, &t);
+    ck_assert(start(&t, block_commit, &error, "device=c,top-node=b,base-node=a,job-id=j"));
+    assert_no_error(error);
+    /* What is being merged is nobody else's. */
+    ck_assert_ptr_null(block_user_new(block_node_find(t.graph, "a"), "x", BLOCK_PERM_READ,
+                                      BLOCK_PERM_ALL, &error));
+    assert_error(&error, "commit job 'j'");
+    wait_event(&e, "JOB_STATUS_CHANGE j null");
+    ck_assert(seen(&e, "BLOCK_JOB_COMPLETED j "));
+    check_chain(&t, "c", "a");
+    delete_node(&t, "b");
+    guest_writes(g, 10);
+    guest_stop(g);
+    check_disk(block_user_node(g->user), g->disk, "the disk");
+    events_off(&e);
+    guest_free(g);
+    test_root_free(&t);
+    sched_off();
+}
+END_TEST
+
+START_TEST(commits_the_active)
+{
+    bool pivot = _i % 2;
+    GError *error = NULL;
+    TestRoot t;
+    Events e;
+
+    sched_seed(_i + 1);
+    t = test_root();
+    Guest *g = make_chain(&t, _i);
+
+    events_on(&e, &t);
+    ck_assert(start(&t, block_commit, &error, "device=c,base-node=a,job-id=j"));
+    assert_no_error(error);
+    wait_event(&e, "JOB_STATUS_CHANGE j ready");
+    guest_writes(g, 10);
+    BlockJob *job = block_job_find(t.graph, "j");
+
+    ck_assert(pivot ? block_job_complete(job, &error) : block_job_cancel(job, true, &error));
+    wait_event(&e, "JOB_STATUS_CHANGE j null");
+    ck_assert_str_eq(block_node_name(block_user_node(g->user)), pivot ? "a" : "c");
+    if (pivot) {
+        delete_node(&t, "c");
+        delete_node(&t, "b");
+    }
+    guest_writes(g, 10);
+    guest_stop(g);
+    check_disk(block_user_node(g->user), g->disk, "the disk");
+    events_off(&e);
+    guest_free(g);
+    test_root_free(&t);
+    sched_off();
+}
+END_TEST
+
+START_TEST(streams)
+{
+    static const char *const how[] = { "device=c,job-id=j", "device=c,base-node=a,job-id=j",
+                                       "device=c,bottom=b,job-id=j" };
+    GError *error = NULL;
+    TestRoot t;
+    Events e;
+
+    sched_seed(_i + 1);
+    t = test_root();
+    Guest *g = make_chain(&t, _i);
+
+    events_on(&e, &t);
+    ck_assert(start(&t, block_stream, &error, how[_i % 3]));
+    assert_no_error(error);
+    wait_event(&e, "JOB_STATUS_CHANGE j null");
+    ck_assert_msg(seen(&e, "JOB_STATUS_CHANGE j pending"), "%s", e.log->str);
+    check_chain(&t, "c", _i % 3 ? "a" : NULL);
+    delete_node(&t, "b");
+    guest_writes(g, 10);
+    guest_stop(g);
+    check_disk(block_user_node(g->user), g->disk, "the disk");
+    events_off(&e);
+    guest_free(g);
+    test_root_free(&t);
+    sched_off();
+}
+END_TEST
+
+/* One of two snapshots fails: the first is taken back. */
+START_TEST(transactions_are_taken_back)
+{
+    TestRoot t = test_root();
+    Guest *g = guest_new(new_image(&t, "a"), 1);
+    g_autoptr(json_object) actions = NULL;
+    GError *error = NULL;
+
+    actions = options_parse("{\"actions\": [{\"type\": \"block-dirty-bitmap-add\", \"data\": "
+                            "{\"node\": \"a\", \"name\": \"m\"}}, {\"type\": \"blockdev-snapshot\", "
+                            "\"data\": {\"node\": \"a\", \"overlay\": \"b\"}}, {\"type\": \"abort\", "
+                            "\"data\": {}}]}", NULL, &error);
+    assert_no_error(error);
+    new_image(&t, "b");
+    ck_assert(!block_transaction(t.graph, json_object_object_get(actions, "actions"), false, &error));
+    assert_error(&error, "Transaction aborted using Abort action");
+    ck_assert_str_eq(block_node_name(block_user_node(g->user)), "a");
+    ck_assert_ptr_null(block_bitmap_find(block_node_find(t.graph, "a"), "m"));
+    check_chain(&t, "b", NULL);
+    delete_node(&t, "b");
+    guest_fill(g, 0, 4096, 9);
+    check_disk(block_user_node(g->user), g->disk, "the disk");
+    guest_free(g);
+    test_root_free(&t);
+}
+END_TEST
+
+START_TEST(reopens)
+{
+    TestRoot t = test_root();
+    BlockNode *node = new_image(&t, "a");
+    GError *error = NULL;
+    BlockUser *user = block_user_new(node, "the writer", BLOCK_PERM_WRITE, BLOCK_PERM_ALL, &error);
+
+    assert_no_error(error);
+    ck_assert(!block_node_set_read_only(node, true, &error));
+    assert_error(&error, "Cannot make block node 'a' read-only");
+    block_user_free(user);
+    ck_assert(block_node_set_read_only(node, true, &error));
+    ck_assert_ptr_null(block_user_new(node, "the writer", BLOCK_PERM_WRITE, BLOCK_PERM_ALL, &error));
+    assert_error(&error, "read-only");
+    ck_assert(block_node_set_read_only(node, false, &error));
+    assert_no_error(error);
+    user = block_user_new(node, "the writer", BLOCK_PERM_READ | BLOCK_PERM_WRITE, BLOCK_PERM_ALL,
+                          &error);
+    assert_no_error(error);
+    ck_assert_int_eq(test_request(user, OP_WRITE, 0, (char[512]){ 1 }, 512, 0), 0);
+    block_user_free(user);
+    test_root_free(&t);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("block-job-chain");
+    TCase *tc = tcase_create("chain");
+    SRunner *runner;
+    int failed;
+
+    tcase_set_timeout(tc, 120);
+    tcase_add_test(tc, transactions_are_taken_back);
+    tcase_add_test(tc, reopens);
+    tcase_add_loop_test(tc, commits_the_middle, 0, seeds());
+    tcase_add_loop_test(tc, commits_the_active, 0, seeds());
+    tcase_add_loop_test(tc, streams, 0, seeds());
+    suite_add_tcase(suite, tc);
+    runner = srunner_create(suite);
+    test_dir();
+    srunner_run_all(runner, CK_ENV);
+    failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    test_dir_remove();
+    return failed != 0;
+}
