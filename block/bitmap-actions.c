@@ -1,4 +1,5 @@
-/* What clients do with dirty bitmaps, as actions of transactions, and what they are told of them. */
+/* What clients do with dirty bitmaps, as actions of transactions, and what they are told
+ * of them. */
 #include "block/bitmap.h"
 #include "block/image.h"
 #include "block/node.h"

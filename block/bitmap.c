@@ -2,9 +2,9 @@
  * Dirty bitmaps.
  *
  * The bits are atomic words in chunks of 4 KiB, found through a directory; a chunk is made when the
- * first of its bits is set, so that a bitmap of a large disk costs what was written of it.  Looking a
- * chunk up takes no lock.  Making one, and growing the directory, does; a directory that was outgrown
- * is kept until the bitmap goes, as others may be reading it.
+ * first of its bits is set, so that a bitmap of a large disk costs what was written of it.  Looking
+ * a chunk up takes no lock.  Making one, and growing the directory, does; a directory that was
+ * outgrown is kept until the bitmap goes, as others may be reading it.
  */
 #include "block/node.h"
 #include "src/base/util.h"
@@ -290,9 +290,9 @@ bool block_bitmap_check(const BlockBitmap *bitmap, unsigned refuse, GError **err
 
 /* Setting and clearing. */
 
-/* Bits are looked at before they are set: a bit that is set already costs no write to its line.  The
- * fence keeps that look behind the write of the data that it stands for, so that somebody who takes
- * the bit and reads the data afterwards finds it. */
+/* Bits are looked at before they are set: a bit that is set already costs no write to its line.
+ * The fence keeps that look behind the write of the data that it stands for, so that somebody who
+ * takes the bit and reads the data afterwards finds it. */
 static void set_bits(BlockBitmap *bitmap, uint64_t first, uint64_t end)
 {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);

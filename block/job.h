@@ -1,7 +1,7 @@
 /*
  * Jobs: slow work on images that goes on in the background, with QEMU's states and verbs.
  *
- *   created -> running <-> paused          ready <-> standby: keeps up with the guest, may be completed
+ *   created -> running <-> paused          ready <-> standby: keeps up, may be completed
  *   running -> ready                       (mirror)
  *   running, ready -> waiting              its work is done; others of its group are not
  *   waiting -> pending                     all are; waits for job-finalize, unless auto-finalize
@@ -26,7 +26,7 @@ typedef enum BlockJobStatus {
 typedef struct BlockJobType {
     const char *name;                      /* QMP's JobType: "mirror" */
     size_t size;                           /* of its struct, whose first member is a BlockJob */
-    bool is_block;                         /* works on a node: query-block-jobs, BLOCK_JOB_ events */
+    bool is_block;                         /* works on a node: BLOCK_JOB_ events */
     bool co_fn (*run)(BlockJob *job, GError **error);       /* the work */
     /* The job, and all of its group, have done their work: prepare may still fail; then either all
      * of the group commit or all abort.  clean is always the last. */
@@ -95,8 +95,8 @@ bool co_fn block_job_limit(BlockJob *job, uint64_t bytes);
 /* Waits so long, or until something is asked of the job. */
 void co_fn block_job_sleep(BlockJob *job, int64_t ns);
 void block_job_kick(BlockJob *job);
-/* What to do about a failed request, by on-source-error= or on-target-error=: emits BLOCK_JOB_ERROR;
- * on STOP the job is paused. */
+/* What to do about a failed request, by on-source-error= or on-target-error=: emits
+ * BLOCK_JOB_ERROR; on STOP the job is paused. */
 BlockErrorAction block_job_error_action(BlockJob *job, BlockOnError policy, bool is_read, int err);
 
 /* Chunks that are copied at once: coroutines that the job waits for. */
@@ -105,7 +105,7 @@ typedef struct BlockJobTasks {
     CoQueue room;
 } BlockJobTasks;
 void block_job_tasks_init(BlockJobTasks *tasks, unsigned most);
-void co_fn block_job_task(BlockJobTasks *tasks, CoroutineFn *fn, void *opaque);  /* waits for room */
+void co_fn block_job_task(BlockJobTasks *tasks, CoroutineFn *fn, void *opaque); /* waits for room */
 void co_fn block_job_tasks_wait(BlockJobTasks *tasks);
 
 /* QMP. */

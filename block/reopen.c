@@ -31,7 +31,8 @@ static bool check_writers(const Reopen *r, GError **error)
     return error_object(error, "%s", r->node->name);
 }
 
-/* Drivers that know nothing of it: those with a file below have nothing to change for themselves. */
+/* Drivers that know nothing of it: those with a file below have nothing to change
+ * for themselves. */
 static bool check_plain(const Reopen *r, GError **error)
 {
     const BlockNodeConfig *now = &r->node->config;

@@ -1,5 +1,5 @@
-/* blockdev-snapshot, blockdev-snapshot-sync: a disk goes on in an overlay, and what it was stays below
- * it, as actions. */
+/* blockdev-snapshot, blockdev-snapshot-sync: a disk goes on in an overlay, and what it was stays
+ * below it, as actions. */
 #include "block/chain.h"
 #include "block/image.h"
 #include "block/node.h"

@@ -1,6 +1,6 @@
 /*
- * Transactions: several changes of images and of the graph at one point in time, all of them or none.
- * The requests of all users wait meanwhile.
+ * Transactions: several changes of images and of the graph at one point in time, all of them or
+ * none. The requests of all users wait meanwhile.
  *
  * Threads: the main thread; waits.
  */

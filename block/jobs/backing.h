@@ -7,9 +7,9 @@
 bool co_fn block_change_backing(BlockNode *image, BlockNode *backing, const char *name,
                                 GError **error);
 /*
- * Between @top and @base, a job will write to @base what @top shows anyway.  What is in between reads
- * something else from then on: nobody but the chain itself may use it, or @base, which the job's user
- * gets @perm on.  Quiesced.
+ * Between @top and @base, a job will write to @base what @top shows anyway.  What is in between
+ * reads something else from then on: nobody but the chain itself may use it, or @base, which the
+ * job's user gets @perm on.  Quiesced.
  */
 bool co_fn block_chain_claim(BlockJob *job, BlockNode *top, BlockNode *base, GError **error);
 /* When the job's users are gone. */

@@ -62,7 +62,8 @@ static void co_fn copy_chunk(void *opaque)
     update_progress(b);
 }
 
-/* Copies everything that is marked, in rounds: what failed and is to be tried again stays marked. */
+/* Copies everything that is marked, in rounds: what failed and is to be tried again
+ * stays marked. */
 static bool co_fn copy_all(Backup *b)
 {
     BlockBitmap *todo = block_cbw_todo(b->filter);

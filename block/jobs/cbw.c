@@ -1,11 +1,11 @@
 /*
  * copy-before-write.
  *
- * One bit for each cluster says that it is still to be copied.  Who copies one holds its range (in the
- * filter's own list of writes, as serialising), looks at the bit again, copies, and clears the bit: a
- * guest's write to it waits for that one copy, at most BLOCK_COPY_CHUNK bytes of it, and a write to a
- * copied cluster waits for nothing.  Reads of the frozen disk are in the list, too: a cluster is not
- * changed while it is read from the source.
+ * One bit for each cluster says that it is still to be copied.  Who copies one holds its range (in
+ * the filter's own list of writes, as serialising), looks at the bit again, copies, and clears the
+ * bit: a guest's write to it waits for that one copy, at most BLOCK_COPY_CHUNK bytes of it, and a
+ * write to a copied cluster waits for nothing.  Reads of the frozen disk are in the list, too: a
+ * cluster is not changed while it is read from the source.
  */
 #include "block/jobs/cbw.h"
 #include "block/change.h"
@@ -21,7 +21,7 @@ typedef struct Cbw {
     BlockBitmap *todo, *access;            /* access: what may be read; NULL: all */
     uint64_t cluster;
     unsigned write_flags;
-    bool break_snapshot;                   /* on-cbw-error: a failed copy is the snapshot's trouble */
+    bool break_snapshot;                   /* on-cbw-error: a failed copy is the snapshot's */
     bool ordered;                          /* the target is read while it is copied to */
     gint broken;                           /* atomic; -errno: the frozen disk is lost */
 } Cbw;

@@ -1,7 +1,7 @@
 /*
- * block-commit: what images above a base have goes into the base.  For the active image it is a mirror
- * into the base, whose place it takes; for others a copy, after which the image above them has the base
- * as its backing file.
+ * block-commit: what images above a base have goes into the base.  For the active image it is a
+ * mirror into the base, whose place it takes; for others a copy, after which the image above them
+ * has the base as its backing file.
  */
 #include "block/bitmap.h"
 #include "block/chain.h"

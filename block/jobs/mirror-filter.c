@@ -75,7 +75,8 @@ static int co_fn do_one(BlockNode *node, const Both *w)
     return -EINVAL;
 }
 
-/* Whether the granules at both ends were clean, so that this write leaves them alike on both sides. */
+/* Whether the granules at both ends were clean, so that this write leaves them alike on
+ * both sides. */
 static bool was_clean(const MirrorFilter *filter, uint64_t start, uint64_t end)
 {
     uint64_t dirty;
@@ -84,9 +85,9 @@ static bool was_clean(const MirrorFilter *filter, uint64_t start, uint64_t end)
 }
 
 /*
- * The source first: what it marks in the bitmap is unmarked only when the target has it, too.  A write
- * that the target refuses stays marked, and is the job's trouble, not the guest's.  A discard's
- * content afterwards is whatever each side likes: what it touched is copied.
+ * The source first: what it marks in the bitmap is unmarked only when the target has it, too.  A
+ * write that the target refuses stays marked, and is the job's trouble, not the guest's.  A
+ * discard's content afterwards is whatever each side likes: what it touched is copied.
  */
 static int co_fn do_both(MirrorFilter *filter, const Both *w)
 {

@@ -1,6 +1,6 @@
 /*
- * The filter above a mirror's source.  While it is active, a guest's writes go to both sides, and are
- * ordered with the job's copies of the same range; otherwise requests skip it.
+ * The filter above a mirror's source.  While it is active, a guest's writes go to both sides, and
+ * are ordered with the job's copies of the same range; otherwise requests skip it.
  */
 #pragma once
 #include "block/bitmap.h"

@@ -1,10 +1,10 @@
 /*
- * blockdev-mirror, and the commit of an active image: a copy that follows its source, until it takes
- * the source's place or is left as it is then.
+ * blockdev-mirror, and the commit of an active image: a copy that follows its source, until it
+ * takes the source's place or is left as it is then.
  *
- * A bitmap of the source says what is still to be copied.  A chunk's bits are taken before it is read,
- * so that a write in between marks it again; two copies of one range wait for each other in the
- * filter's list of writes.
+ * A bitmap of the source says what is still to be copied.  A chunk's bits are taken before it is
+ * read, so that a write in between marks it again; two copies of one range wait for each other in
+ * the filter's list of writes.
  */
 #include "block/jobs/mirror.h"
 #include "block/bitmap.h"
@@ -159,8 +159,8 @@ static void check_filter(Mirror *m)
         block_job_chunk_failed(&m->job, m->on_target_error, false, ret, &skip, &m->error);
 }
 
-/* Until it is told to complete, and little is left.  A guest that writes all the time would never leave
- * nothing: it is ready when the end would take no longer than a chunk. */
+/* Until it is told to complete, and little is left.  A guest that writes all the time would never
+ * leave nothing: it is ready when the end would take no longer than a chunk. */
 static void co_fn follow(Mirror *m)
 {
     copy_pass(m);
@@ -255,7 +255,8 @@ static void co_fn mirror_abort(BlockJob *job)
     Mirror *m = (Mirror *)job;
 
     /* Another of the group failed; nothing was written since. */
-    if (m->pivoted && !block_node_replace(m->target, m->replaces ? m->replaces : m->filter, job, NULL))
+    if (m->pivoted &&
+        !block_node_replace(m->target, m->replaces ? m->replaces : m->filter, job, NULL))
         warn_report("mirror job '%s': its target stays in the place of its source", job->id);
     m->pivoted = false;
 }
@@ -419,8 +420,8 @@ static void co_fn mirror_new_run(void *opaque)
 
     co_mutex_lock(&run->graph->change_lock);
     quiesce = block_quiesce(run->graph, args->source, NULL);
-    job = block_job_new(args->is_commit ? &commit_type : &mirror_type, run->graph, run->config, NULL,
-                        run->error);
+    job = block_job_new(args->is_commit ? &commit_type : &mirror_type, run->graph, run->config,
+                        NULL, run->error);
     if (job && set_up((Mirror *)job, args, run->error))
         run->job = job;
     block_resume(quiesce);

@@ -8,7 +8,7 @@ typedef enum BlockMirrorSync { BLOCK_MIRROR_TOP, BLOCK_MIRROR_FULL, BLOCK_MIRROR
 typedef struct BlockMirrorArgs {
     BlockNode *source, *target;
     BlockMirrorSync sync;
-    BlockNode *base;                       /* what the source has above it is copied, for SYNC_TOP */
+    BlockNode *base;                       /* what the source has above it is copied: TOP */
     bool blocking;                         /* copy-mode=write-blocking */
     uint32_t granularity;                  /* 0: the default */
     uint64_t buffer;                       /* bytes under way at once; 0: the default */

@@ -1,5 +1,5 @@
-/* snapshot-access: a read-only view of the disk as it was when the copy-before-write filter below it
- * was put in place (fleecing). */
+/* snapshot-access: a read-only view of the disk as it was when the copy-before-write filter below
+ * it was put in place (fleecing). */
 #include "block/jobs/cbw.h"
 #include "block/node.h"
 #include <errno.h>

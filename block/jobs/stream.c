@@ -1,7 +1,7 @@
 /*
- * block-stream: what the images below one have, down to a base, goes into the image itself, which needs
- * them no more then.  A chunk's range is held while it is copied, so that a guest's write to it is not
- * overwritten with what was there before.
+ * block-stream: what the images below one have, down to a base, goes into the image itself, which
+ * needs them no more then.  A chunk's range is held while it is copied, so that a guest's write to
+ * it is not overwritten with what was there before.
  */
 #include "block/chain.h"
 #include "block/jobs/backing.h"

@@ -1,5 +1,5 @@
-/* A guest for tests of jobs: coroutines that write to a disk at random, and a plain array that says what
- * the disk must hold. */
+/* A guest for tests of jobs: coroutines that write to a disk at random, and a plain array that says
+ * what the disk must hold. */
 #pragma once
 #include "block-util.h"
 #include "block/change.h"
@@ -195,7 +195,8 @@ static inline void wait_event(Events *e, const char *line)
         loop_iterate(loop_main(), true);
 }
 
-/* An action in a coroutine; *ret_disk, if asked for, gets the guest's disk at that point in time. */
+/* An action in a coroutine; *ret_disk, if asked for, gets the guest's disk at that point
+ * in time. */
 typedef struct ActionRun {
     BlockGraph *graph;
     const char *type;

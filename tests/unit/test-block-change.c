@@ -93,7 +93,7 @@ START_TEST(replaces_a_child)
 {
     TestRoot t = test_root();
     BlockNode *a = open_raw(&t, "a", SIZE), *b = open_raw(&t, "b", SIZE);
-    BlockNode *a_file = block_node_find(t.graph, "a-file"), *b_file = block_node_find(t.graph, "b-file");
+    BlockNode *b_file = block_node_find(t.graph, "b-file");
     BlockUser *user = use(a, BLOCK_PERM_READ | BLOCK_PERM_WRITE, BLOCK_PERM_ALL);
     GError *error = NULL;
 
@@ -104,7 +104,6 @@ START_TEST(replaces_a_child)
     check_byte("b", 7, 4);
     check_byte("a", 7, 0);
     ck_assert_ptr_null(block_node_find(t.graph, "a-file"));    /* nobody holds it any more */
-    (void)a_file;
     block_user_free(user);
     test_root_free(&t);
 }

@@ -1,6 +1,6 @@
 /*
- * Backups and mirrors under a guest that writes: the copy must hold what the disk held at the point in
- * time that the job is about.  The order of everything is drawn from a seed.
+ * Backups and mirrors under a guest that writes: the copy must hold what the disk held at the point
+ * in time that the job is about.  The order of everything is drawn from a seed.
  */
 #include "block-guest.h"
 #include "block/bitmap.h"
