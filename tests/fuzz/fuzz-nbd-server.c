@@ -1,7 +1,8 @@
 /*
  * The NBD server's input: what a client sends.  The first byte says how far a well-behaved client has
  * come before: 0: nothing was said; 1: greeted; 2: has chosen the export; 3: the same with structured
- * replies and all metadata contexts.
+ * replies and all metadata contexts.  With 4 added, the rest is not sent as it is, but makes options (0, 1)
+ * or requests (2, 3) whose heads are well formed.
  */
 #include <errno.h>
 #include <string.h>
@@ -77,6 +78,59 @@ static void introduce(GByteArray *out, unsigned how)
         say(out, NBD_OPT_GO, "\0\0\0\0\0\0", 6);
 }
 
+/* The next @length bytes of the input, or what is left of it. */
+static void put_piece(GByteArray *out, Input *in, uint32_t length)
+{
+    length = MIN(length, in->end - in->p);
+    g_byte_array_append(out, in->p, length);
+    in->p += length;
+}
+
+static void compose_option(GByteArray *out, Input *in)
+{
+    uint32_t option = take(in, 1) % 12, length = take(in, 1);
+
+    length = MIN(length, in->end - in->p);
+    say(out, option, (const char *)in->p, length);
+    in->p += length;
+}
+
+/* Offsets and lengths near the disk's ends and the limits are more interesting than others. */
+static void compose_request(GByteArray *out, Input *in)
+{
+    static const uint32_t lengths[] = { 0, 1, 512, 4096, 65536, DISK_BYTES, NBD_PAYLOAD_MAX, UINT32_MAX };
+    uint8_t head[NBD_REQUEST_HEAD];
+    unsigned type = take(in, 1) % 9, how = take(in, 1);
+    uint32_t length = how & 8 ? take(in, 2) : lengths[how & 7];
+    uint64_t offset = how & 16 ? take(in, 8) : take(in, 3);
+
+    st_be32(head, NBD_MAGIC_REQUEST);
+    st_be16(head + 4, how & 32 ? take(in, 2) : 0);
+    st_be16(head + 6, type);
+    st_be64(head + 8, out->len);
+    st_be64(head + 16, offset);
+    st_be32(head + 24, length);
+    g_byte_array_append(out, head, sizeof(head));
+    if (type != NBD_CMD_WRITE)
+        return;
+    if (how & 64) {                        /* the payload that was promised, or less */
+        put_piece(out, in, length);
+    } else if (length <= 65536) {
+        g_byte_array_set_size(out, out->len + length);
+        memset(out->data + out->len - length, 0x55, length);
+    }
+}
+
+static void compose(GByteArray *out, Input *in, bool requests)
+{
+    while (in->p < in->end && out->len < 1 << 20) {
+        if (requests)
+            compose_request(out, in);
+        else
+            compose_option(out, in);
+    }
+}
+
 /* False: the server has closed. */
 static bool listen_to(int fd)
 {
@@ -101,8 +155,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!size || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds))
         return 0;
     fuzz_limit_cpu();
-    introduce(out, data[0] % 4);
-    g_byte_array_append(out, data + 1, size - 1);
+    if (data[0] & 4) {
+        Input in = { data + 1, data + size };
+
+        introduce(out, MAX(data[0] % 4, 1));
+        compose(out, &in, data[0] & 2);
+    } else {
+        introduce(out, data[0] % 4);
+        g_byte_array_append(out, data + 1, size - 1);
+    }
     nbd_server_serve(world->exports, fds[1]);
     while (listen_to(fds[0])) {
         ssize_t n = sent < out->len ? send(fds[0], out->data + sent, out->len - sent,
