@@ -208,6 +208,45 @@ START_TEST(queue_reset_forgets_parked_requests)
 }
 END_TEST
 
+static void add_write(Disk *d)
+{
+    TestBuffer b[] = { { d->header, 16, false }, { d->data, 512, false }, { d->status, 1, true } };
+
+    set_header(d, VIRTIO_BLK_T_OUT, 5);
+    test_queue_add(d->q, b, 3, false);
+}
+
+/* A full file system stops the machine (werror=enospc, the default); the write that did not fit is made
+ * when it goes on. */
+START_TEST(a_full_disk_loses_no_write)
+{
+    char *image = make_image();
+    g_autofree char *options = g_strdup_printf(
+        BOARD "-object iothread,id=io0 -blockdev blkdebug,node-name=full,image.driver=file,"
+              "image.filename=%s,inject-error.0.event=none,inject-error.0.iotype=write,"
+              "inject-error.0.errno=28,inject-error.0.once=on", image);
+    Disk d = disk_of_node(test_machine_new(options), "full", _i ? ",iothread=io0" : "");
+    g_autofree char *data = NULL;
+
+    disk_start(&d, ~0ull);
+    memset(guest_ptr(d.m, d.data), 0x3c, 512);
+    add_write(&d);
+    test_queue_kick(d.q, false);
+    expect_request(d.m, MACHINE_STOP);
+    ck_assert(!test_queue_used(d.q));
+    stop(d.m);
+    run(d.m);
+    test_queue_wait(d.q);
+    ck_assert_uint_eq(disk_status(&d), VIRTIO_BLK_S_OK);
+    ck_assert(g_file_get_contents(image, &data, NULL, NULL));
+    for (unsigned i = 0; i < 512; i++)
+        ck_assert_uint_eq(data[5 * 512 + i], 0x3c);
+    disk_free(&d);
+    unlink(image);
+    g_free(image);
+}
+END_TEST
+
 START_TEST(errors_are_reported_or_ignored)
 {
     Disk d = bad_disk(_i ? ",werror=ignore,rerror=ignore" : "");
@@ -310,6 +349,7 @@ static void add_tests(TCase *tc)
     tcase_add_test(tc, reset_forgets_parked_requests);
     tcase_add_test(tc, queue_reset_forgets_parked_requests);
     tcase_add_loop_test(tc, errors_are_reported_or_ignored, 0, 2);
+    tcase_add_loop_test(tc, a_full_disk_loses_no_write, 0, 2);
     tcase_add_loop_test(tc, reset_waits_for_requests, 0, 2);
     tcase_add_loop_test(tc, unplugged_during_a_reset, 0, 4);
 }

@@ -141,7 +141,7 @@ END_TEST
 START_TEST(the_size_may_be_that_of_the_backing_file)
 {
     TestRoot t = test_root();
-    g_autofree char *base = test_file("base", 3 * 512);
+    char *base = test_file("base", 3 * 512);
     g_autofree char *path = g_build_filename(test_dir(), "above", NULL);
     GError *error = NULL;
 
@@ -150,6 +150,7 @@ START_TEST(the_size_may_be_that_of_the_backing_file)
     ck_assert_ptr_nonnull(strstr(created_with, "\"size\":1536"));
     ck_assert(!create(&t, "odd", path, "backing_file=other,backing_fmt=raw", &error));
     assert_error(&error, "other");
+    g_free(base);
     test_root_free(&t);
 }
 END_TEST
