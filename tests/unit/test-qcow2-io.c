@@ -55,9 +55,9 @@ START_TEST(requests_match_a_model)
 END_TEST
 
 /* Fills the model with something, and an image with it. */
-static char *make_base(DiskModel *m, const char *name, const char *format, uint64_t bytes)
+static void make_base(DiskModel *m, const char *name, const char *format, uint64_t bytes)
 {
-    char *path = g_strdup_printf("%s/%s", test_dir(), name);
+    g_autofree char *path = g_strdup_printf("%s/%s", test_dir(), name);
     g_autofree char *raw = g_strdup_printf("%s/base.raw", test_dir());
 
     for (uint64_t at = 0; at < bytes; at += 4096)
@@ -65,7 +65,6 @@ static char *make_base(DiskModel *m, const char *name, const char *format, uint6
             memset(m->bytes + at, g_rand_int_range(m->rand, 1, 256), MIN(4096, bytes - at));
     ck_assert(g_file_set_contents(raw, (const char *)m->bytes, bytes, NULL));
     ck_assert_int_eq(run_command("qemu-img convert -f raw -O %s %s %s", format, raw, path), 0);
-    return path;
 }
 
 static const struct {
@@ -86,11 +85,11 @@ START_TEST(backing_files_show_through)
     TestRoot t = test_root();
     DiskModel m = { .bytes = g_malloc0(DISK_BYTES), .size = DISK_BYTES, .longest = 200000,
                     .rand = g_rand_new_with_seed(_i + 1) };
-    g_autofree char *base = make_base(&m, "base.img", chains[_i].base, chains[_i].base_bytes);
     g_autofree char *options = g_strdup_printf("%sbacking_file=base.img,backing_fmt=%.5s",
                                                chains[_i].options, chains[_i].base);
     g_autofree char *path = NULL;
 
+    make_base(&m, "base.img", chains[_i].base, chains[_i].base_bytes);
     g_strchomp(options);
     path = qcow2_create("overlay.qcow2", options, DISK_BYTES);
     for (int round = 0; round < 3; round++) {
