@@ -1,6 +1,6 @@
 /*
- * bench: how many requests a second an image takes.  They are made by coroutines of a loop of its own,
- * as a guest's are in an iothread.
+ * bench: how many requests a second an image takes.  They are made by coroutines of a loop of its
+ * own, as a guest's are in an iothread.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -232,6 +232,11 @@ static const ImgOption bench_options[] = {
     { 0 }
 };
 const ImgCommand img_bench = {
-    .name = "bench", .operands = "FILENAME", .help = "Measure how many requests a second an image takes",
-    .run = run_bench, .options = bench_options, .min = 1, .max = 1,
+    .name = "bench",
+    .operands = "FILENAME",
+    .help = "Measure how many requests a second an image takes",
+    .run = run_bench,
+    .options = bench_options,
+    .min = 1,
+    .max = 1,
 };

@@ -136,7 +136,8 @@ static bool act(Action *a, const ImgGiven *given, GError **error)
 {
     for (unsigned i = 0; i < G_N_ELEMENTS(actions); i++) {
         if (actions[i].key == given->key && !actions[i].fn(a, given->value, error))
-            return error_prefix(error, "Operation %s on bitmap %s failed: ", actions[i].word, a->name);
+            return error_prefix(error, "Operation %s on bitmap %s failed: ", actions[i].word,
+                                a->name);
     }
     return true;
 }

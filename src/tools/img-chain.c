@@ -74,15 +74,16 @@ static bool find_chain(Commit *c, GError **error)
             return false;
         if (!below)
             return base && c->chain->len > 1
-                       ? fail(error, ERR_NOT_FOUND, "Did not find '%s' in the backing chain of '%s'",
-                              base, top->name)
+                       ? fail(error, ERR_NOT_FOUND,
+                              "Did not find '%s' in the backing chain of '%s'", base, top->name)
                        : fail(error, ERR_INVALID_PARAMETER, "Image does not have a backing file");
         g_ptr_array_add(c->chain, below);
     } while (base && strcmp(base, below->name) && c->chain->len < 200);
     return true;
 }
 
-/* The base is written, which a chain that an image opens by itself is not: it is put together here. */
+/* The base is written, which a chain that an image opens by itself is not: it is put together here.
+ */
 static bool open_chain(Commit *c, GError **error)
 {
     const char *below = NULL;
@@ -309,8 +310,10 @@ static bool rebase(Rebase *r, GError **error)
                         error))
         return false;
     if (*img_value(img, 'b') && !format)
-        return fail(error, ERR_MISSING_PARAMETER, "Could not change the backing file to '%s': backing "
-                    "format must be specified", img_value(img, 'b'));
+        return fail(error, ERR_MISSING_PARAMETER,
+                    "Could not change the backing file to '%s': backing "
+                    "format must be specified",
+                    img_value(img, 'b'));
     if (!unsafe && !copy_differences(r, error))
         return false;
     if (!img_flush(&r->top, error))        /* before what it was taken from is out of sight */
@@ -344,8 +347,14 @@ static const ImgOption rebase_options[] = {
     { 0 }
 };
 const ImgCommand img_rebase = {
-    .name = "rebase", .operands = "FILENAME", .help = "Give an image another backing file",
-    .run = run_rebase, .options = rebase_options, .min = 1, .max = 1,
-    .details = "Without -u the image shows the same content afterwards: where the old and the new backing "
-               "file differ,\nthe old one's data is copied into the image.\n",
+    .name = "rebase",
+    .operands = "FILENAME",
+    .help = "Give an image another backing file",
+    .run = run_rebase,
+    .options = rebase_options,
+    .min = 1,
+    .max = 1,
+    .details =
+        "Without -u the image shows the same content afterwards: where the old and the new backing "
+        "file differ,\nthe old one's data is copied into the image.\n",
 };

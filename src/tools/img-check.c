@@ -37,8 +37,10 @@ static void print_check(const Img *img, const BlockCheck *c)
         img_print(img, "\n%" PRIu64 " errors were found on the image.\nData may be corrupted, or "
                   "further writes to the image may corrupt it.\n", c->corruptions);
     if (c->leaks)
-        img_print(img, "\n%" PRIu64 " leaked clusters were found on the image.\nThis means waste of "
-                  "disk space, but no harm to data.\n", c->leaks);
+        img_print(img,
+                  "\n%" PRIu64 " leaked clusters were found on the image.\nThis means waste of "
+                  "disk space, but no harm to data.\n",
+                  c->leaks);
     if (c->check_errors)
         img_print(img, "\n%" PRIu64 " internal errors have occurred during the check.\n",
                   c->check_errors);
@@ -85,9 +87,12 @@ static void check_again(Check *c)
     if (!corruptions && !leaks)
         return;
     if (!c->img->json)
-        img_print(c->img, "The following inconsistencies were found and repaired:\n\n    %" PRIu64
-                  " leaked clusters\n    %" PRIu64 " corruptions\n\nDouble checking the fixed image "
-                  "now...\n", leaks, corruptions);
+        img_print(c->img,
+                  "The following inconsistencies were found and repaired:\n\n    %" PRIu64
+                  " leaked clusters\n    %" PRIu64
+                  " corruptions\n\nDouble checking the fixed image "
+                  "now...\n",
+                  leaks, corruptions);
     c->fix = 0;
     co_run_sync(check_run, c);
     c->check.corruptions_fixed = corruptions;
@@ -137,7 +142,8 @@ static int run_check(Img *img, GError **error)
         c.fix = BLOCK_FIX_LEAKS | BLOCK_FIX_ERRORS;
     else if (repair)
         return img_usage(error, "-r needs 'leaks' or 'all', not '%s'", repair);
-    if (!img_open_given(img, img->operands[0], c.fix ? IMG_WRITE | IMG_RESIZE | IMG_REPAIR : 0, &c.image, error))
+    if (!img_open_given(img, img->operands[0], c.fix ? IMG_WRITE | IMG_RESIZE | IMG_REPAIR : 0,
+                        &c.image, error))
         return 1;
     status = check_image(&c, error);
     if (!img_finish(&c.image, *error ? NULL : error))

@@ -196,7 +196,8 @@ static bool copy_bitmaps(Convert *v, GError **error)
             continue;
         if (flags & BLOCK_BITMAP_INCONSISTENT) {
             if (!img_has(v->img, IMG_SKIP_BROKEN_BITMAPS)) {
-                fail(error, ERR_CORRUPT, "Cannot copy inconsistent bitmap '%s'", block_bitmap_name(b));
+                fail(error, ERR_CORRUPT, "Cannot copy inconsistent bitmap '%s'",
+                     block_bitmap_name(b));
                 return error_hint(error, "Try --skip-broken-bitmaps, or use 'vireo-img bitmap "
                                          "--remove'");
             }
@@ -221,12 +222,14 @@ static bool parse_numbers(Convert *v, GError **error)
         !img_size_value(img, 'm', "Number of coroutines", &workers, error))
         return false;
     if (v->copy.zero_bytes % 512)
-        return fail(error, ERR_INVALID_PARAMETER, "Invalid buffer size for sparse output specified. "
+        return fail(error, ERR_INVALID_PARAMETER,
+                    "Invalid buffer size for sparse output specified. "
                     "Valid sizes are multiples of 512 up to 2147483136. Select 0 to disable sparse "
                     "detection (fully allocates output).");
     if (img_has(img, 'm') && (workers < 1 || workers > 64))
-        return fail(error, ERR_INVALID_PARAMETER,
-                    "Invalid number of coroutines. Allowed number of coroutines is between 1 and 64");
+        return fail(
+            error, ERR_INVALID_PARAMETER,
+            "Invalid number of coroutines. Allowed number of coroutines is between 1 and 64");
     v->copy.workers = workers;
     return true;
 }
@@ -256,7 +259,8 @@ static bool check_combinations(const Convert *v, GError **error)
         return fail(error, ERR_INVALID_PARAMETER,
                     "--target-image-opts and -O are mutually exclusive");
     if (img_has(img, IMG_SKIP_BROKEN_BITMAPS) && !img_has(img, IMG_BITMAPS))
-        return fail(error, ERR_INVALID_PARAMETER, "Use of --skip-broken-bitmaps requires --bitmaps");
+        return fail(error, ERR_INVALID_PARAMETER,
+                    "Use of --skip-broken-bitmaps requires --bitmaps");
     if (v->exists && img_has(img, 'o'))
         warn_report("-o has no effect when skipping image creation");
     return true;
@@ -317,7 +321,12 @@ static int run_convert(Img *img, GError **error)
 }
 
 static const ImgOption convert_options[] = {
-    IMG_COMMON, IMG_SOURCE, IMG_SHARE, IMG_CACHE, IMG_SOURCE_CACHE, IMG_PROGRESS,
+    IMG_COMMON,
+    IMG_SOURCE,
+    IMG_SHARE,
+    IMG_CACHE,
+    IMG_SOURCE_CACHE,
+    IMG_PROGRESS,
     { 'O', "target-format", "FMT", "the new image's format; raw without it" },
     { 'o', "options", "OPTIONS", "its options, as for create; -o help lists them" },
     { 'B', "backing", "FILE", "its backing file: what that has is not copied" },
@@ -327,7 +336,8 @@ static const ImgOption convert_options[] = {
     { 'n', "no-create", NULL, "write into an image that is there" },
     { IMG_TARGET_IMAGE_OPTS, "target-image-opts", NULL,
       "the target is a list of block options; needs -n" },
-    { IMG_TARGET_IS_ZERO, "target-is-zero", NULL, "the image that is there reads as zeroes; needs -n" },
+    { IMG_TARGET_IS_ZERO, "target-is-zero", NULL,
+      "the image that is there reads as zeroes; needs -n" },
     { 'S', "sparse-size", "SIZE", "shorter runs of zeroes are written (4k); 0: all are" },
     { 'm', "parallel", "N", "chunks under way at once (1 to 64)" },
     { 'W', "out-of-order", NULL, "do not write in the order of the disk" },
@@ -336,7 +346,8 @@ static const ImgOption convert_options[] = {
     { 'r', "rate-limit", "RATE", "bytes a second at most" },
     { IMG_BITMAPS, "bitmaps", NULL, "copy persistent bitmaps, too" },
     { IMG_SKIP_BROKEN_BITMAPS, "skip-broken-bitmaps", NULL, "leave out inconsistent ones" },
-    { IMG_SALVAGE, "salvage", NULL, "go on where the source cannot be read: zeroes are there then" },
+    { IMG_SALVAGE, "salvage", NULL,
+      "go on where the source cannot be read: zeroes are there then" },
     { 0 }
 };
 const ImgCommand img_convert = {

@@ -333,7 +333,8 @@ static int co_fn copy_zeroes_as_data(Copy *copy, const Chunk *chunk, uint8_t *bu
     memset(buffer, 0, MIN(chunk->bytes, copy->chunk_bytes));
     wait_for_turn(copy, chunk);
     for (uint64_t done = 0; ret == 0 && done < chunk->bytes; done += copy->chunk_bytes)
-        ret = write_runs(copy, chunk->at + done, buffer, MIN(chunk->bytes - done, copy->chunk_bytes));
+        ret =
+            write_runs(copy, chunk->at + done, buffer, MIN(chunk->bytes - done, copy->chunk_bytes));
     if (ret < 0)
         copy_failed(copy, ret, "writing", chunk->at);
     return ret;

@@ -32,6 +32,6 @@ bool img_copy(Img *img, ImgCopy *copy, GError **error);
 
 /* ImageInfo's cluster-size; 0: the format has none. */
 uint64_t img_cluster_size(BlockNode *node);
-/* How many bytes from the start are all zeroes, or (with @zeroes false) how many come before the next
- * zeroes, in steps of @step. */
+/* How many bytes from the start are all zeroes, or (with @zeroes false) how many come before the
+ * next zeroes, in steps of @step. */
 uint64_t img_zero_run(const uint8_t *data, uint64_t bytes, uint64_t step, bool *ret_zeroes);

@@ -101,7 +101,8 @@ static bool check_backing(Img *img, const BlockDriver *driver, const char *filen
            fail(error, ERR_MISSING_PARAMETER, "Image creation needs a size parameter");
 }
 
-/* Before anything is said to be under way.  A name with dots is nested, and checked when it is used. */
+/* Before anything is said to be under way.  A name with dots is nested, and checked when it is
+ * used. */
 static bool check_words(const BlockDriver *driver, json_object *words, GError **error)
 {
     json_object_object_foreach(words, key, value)
@@ -207,7 +208,8 @@ static bool may_shrink(const Img *img, const Resize *r, GError **error)
     if (r->to >= r->from)
         return true;
     if (r->how != BLOCK_PREALLOC_OFF)
-        return fail(error, ERR_INVALID_PARAMETER, "Preallocation can only be used for growing images");
+        return fail(error, ERR_INVALID_PARAMETER,
+                    "Preallocation can only be used for growing images");
     if (img_has(img, IMG_SHRINK))
         return true;
     warn_report("Shrinking an image will delete all data beyond the shrunken image's end. Before "
@@ -276,8 +278,14 @@ static const ImgOption resize_options[] = {
     { 0 }
 };
 const ImgCommand img_resize = {
-    .name = "resize", .operands = "FILENAME [+|-]SIZE", .help = "Change the size of an image's disk",
-    .run = run_resize, .options = resize_options, .min = 2, .max = 2, .size_last = true,
+    .name = "resize",
+    .operands = "FILENAME [+|-]SIZE",
+    .help = "Change the size of an image's disk",
+    .run = run_resize,
+    .options = resize_options,
+    .min = 2,
+    .max = 2,
+    .size_last = true,
 };
 
 /* amend */

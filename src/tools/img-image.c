@@ -35,7 +35,8 @@ static void put_common(json_object *options, const ImgOpen *how, int mode)
 
     if (!json_object_object_get_ex(options, "cache", NULL)) {
         cache = json_object_new_object();
-        put_bool(cache, "direct", mode == CACHE_NONE || mode == CACHE_OFF || mode == CACHE_DIRECTSYNC);
+        put_bool(cache, "direct",
+                 mode == CACHE_NONE || mode == CACHE_OFF || mode == CACHE_DIRECTSYNC);
         put_bool(cache, "no-flush", mode == CACHE_UNSAFE);
         json_object_object_add(options, "cache", cache);
     }
@@ -53,7 +54,8 @@ static void put_common(json_object *options, const ImgOpen *how, int mode)
         json_object_object_add(options, "backing", NULL);
 }
 
-/* The options of a format's node, where file.filename= or filename= without a driver names a file. */
+/* The options of a format's node, where file.filename= or filename= without a driver names a file.
+ */
 
 typedef struct Opening {
     Img *img;

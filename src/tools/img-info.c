@@ -104,7 +104,8 @@ static json_object *describe_snapshot(const BlockSnapshot *s)
     json_object_object_add(obj, "vm-state-size", json_object_new_uint64(s->vm_state_size));
     json_object_object_add(obj, "date-sec", json_object_new_uint64(s->date_sec));
     json_object_object_add(obj, "date-nsec", json_object_new_uint64(s->date_nsec));
-    json_object_object_add(obj, "vm-clock-sec", json_object_new_uint64(s->vm_clock_nsec / 1000000000));
+    json_object_object_add(obj, "vm-clock-sec",
+                           json_object_new_uint64(s->vm_clock_nsec / 1000000000));
     json_object_object_add(obj, "vm-clock-nsec",
                            json_object_new_uint64(s->vm_clock_nsec % 1000000000));
     if (s->icount != UINT64_MAX)

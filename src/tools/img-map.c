@@ -52,8 +52,8 @@ static bool print_entry(Map *m, const MapEntry *e)
     return true;
 }
 
-/* How far down the images are that say something of @at: past the end of a backing file it is the image
- * above it that shows zeroes, without having them. */
+/* How far down the images are that say something of @at: past the end of a backing file it is the
+ * image above it that shows zeroes, without having them. */
 static void correct_depth(const Map *m, uint64_t at, MapEntry *e)
 {
     BlockNode *node = block_node_skip_filters(m->image.node);
@@ -75,7 +75,10 @@ static int co_fn look(Map *m, uint64_t at, MapEntry *e)
 
     if (ret < 0)
         return ret;
-    *e = (MapEntry){ .start = at, .length = map.bytes, .flags = map.flags, .offset = map.host_offset,
+    *e = (MapEntry){ .start = at,
+                     .length = map.bytes,
+                     .flags = map.flags,
+                     .offset = map.host_offset,
                      .depth = depth };
     correct_depth(m, at, e);
     if (map.flags & BLOCK_MAP_OFFSET_VALID && map.host_node)
@@ -138,8 +141,13 @@ static const ImgOption map_options[] = {
     { 0 }
 };
 const ImgCommand img_map = {
-    .name = "map", .operands = "FILENAME", .help = "Tell which parts of an image hold data, and where",
-    .run = run_map, .options = map_options, .min = 1, .max = 1,
+    .name = "map",
+    .operands = "FILENAME",
+    .help = "Tell which parts of an image hold data, and where",
+    .run = run_map,
+    .options = map_options,
+    .min = 1,
+    .max = 1,
 };
 
 /* measure */

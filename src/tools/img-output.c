@@ -85,8 +85,8 @@ void img_print_json(json_object *value)
 static void print_snapshot(const BlockSnapshot *s)
 {
     g_autofree char *size = img_size_text(s->vm_state_size);
-    g_autofree char *count = s->icount == UINT64_MAX ? g_strdup("")
-                                                     : g_strdup_printf("%" G_GUINT64_FORMAT, s->icount);
+    g_autofree char *count =
+        s->icount == UINT64_MAX ? g_strdup("") : g_strdup_printf("%" G_GUINT64_FORMAT, s->icount);
     uint64_t seconds = s->vm_clock_nsec / 1000000000;
     char date[64] = "", clock[64];
     time_t at = s->date_sec;
@@ -104,8 +104,8 @@ void img_print_snapshots(GPtrArray *snapshots)
 {
     if (!snapshots->len)
         return;
-    printf("Snapshot list:\n%-10s%-17s%8s%20s%13s%11s\n", "ID", "TAG", "VM SIZE", "DATE", "VM CLOCK",
-           "ICOUNT");
+    printf("Snapshot list:\n%-10s%-17s%8s%20s%13s%11s\n", "ID", "TAG", "VM SIZE", "DATE",
+           "VM CLOCK", "ICOUNT");
     for (unsigned i = 0; i < snapshots->len; i++)
         print_snapshot(snapshots->pdata[i]);
 }

@@ -50,12 +50,14 @@ static int run_snapshot(Img *img, GError **error)
     }
     if (n > 1)
         return img_usage(error, "Cannot mix '-l', '-a', '-c', '-d'");
-    if (!img_open_given(img, img->operands[0], s.action ? IMG_WRITE | IMG_RESIZE : 0, &s.image, error))
+    if (!img_open_given(img, img->operands[0], s.action ? IMG_WRITE | IMG_RESIZE : 0, &s.image,
+                        error))
         return 1;
     if (s.action) {
         co_run_sync(snapshot_run, &s);
         if (s.ret < 0)
-            error_prefix(error, "Could not %s snapshot '%s': ", words[strchr(verbs, s.action) - verbs],
+            error_prefix(error,
+                         "Could not %s snapshot '%s': ", words[strchr(verbs, s.action) - verbs],
                          s.name);
     } else {
         g_autoptr(GPtrArray) list = block_snapshots(s.image.node);
@@ -76,6 +78,11 @@ static const ImgOption snapshot_options[] = {
     { 0 }
 };
 const ImgCommand img_snapshot = {
-    .name = "snapshot", .operands = "FILENAME", .help = "List, take, apply or remove internal snapshots",
-    .run = run_snapshot, .options = snapshot_options, .min = 1, .max = 1,
+    .name = "snapshot",
+    .operands = "FILENAME",
+    .help = "List, take, apply or remove internal snapshots",
+    .run = run_snapshot,
+    .options = snapshot_options,
+    .min = 1,
+    .max = 1,
 };

@@ -1,6 +1,6 @@
 /*
- * vireo-img: what its commands share.  A command is an entry of the table in vireo-img.c, with a table of
- * its options; help, the manual page and parsing come from these tables.
+ * vireo-img: what its commands share.  A command is an entry of the table in vireo-img.c, with a
+ * table of its options; help, the manual page and parsing come from these tables.
  *
  * Everything runs in the main thread but for what img-convert.c says of its own.
  */
@@ -36,8 +36,9 @@ enum {                                     /* options without a letter */
 #define IMG_SHARE                                                                                  \
     { 'U', "force-share", NULL, "open an image that another process writes; what is read may be "  \
                                 "in the middle of a change" }
-#define IMG_CACHE { 't', "cache", "CACHE", "none, writeback, writethrough, directsync or unsafe: "  \
-                                           "how the image is written" }
+#define IMG_CACHE                                                                                  \
+    { 't', "cache", "CACHE",                                                                       \
+      "none, writeback, writethrough, directsync or unsafe: how the image is written" }
 #define IMG_SOURCE_CACHE { 'T', "source-cache", "CACHE", "the same for images that are read" }
 #define IMG_PROGRESS { 'p', "progress", NULL, "show how far it is" }
 #define IMG_JSON { IMG_OUTPUT, "output", "human|json", "how the result is written" }
@@ -78,7 +79,8 @@ bool img_has(const Img *img, int key);
 const char *img_value(const Img *img, int key);   /* the last one; NULL: none */
 /* All values of an option joined by commas (-o a -o b); NULL: none; g_free. */
 char *img_values(const Img *img, int key);
-/* A size or number of an option; absent: *ret stays.  The error names the option as it was written. */
+/* A size or number of an option; absent: *ret stays.  The error names the option as it was written.
+ */
 bool img_size_value(const Img *img, int key, const char *what, uint64_t *ret, GError **error);
 bool img_parse_size(const char *text, const char *what, uint64_t *ret, GError **error);
 /* The wrong use of a command: an error to which --help is the remedy. */
@@ -132,5 +134,6 @@ extern const ImgCommand img_amend, img_bench, img_bitmap, img_check, img_commit,
 /* What several commands do. */
 /* -o's words; "help" asks for the list.  NULL with *error, or with *ret_help. */
 json_object *img_create_words(const Img *img, bool *ret_help, GError **error);
-/* A snapshot named by -l of convert and measure: "NAME_OR_ID" or "snapshot.id=…,snapshot.name=…". */
+/* A snapshot named by -l of convert and measure: "NAME_OR_ID" or "snapshot.id=…,snapshot.name=…".
+ */
 bool img_load_snapshot(ImgImage *image, const char *param, GError **error);

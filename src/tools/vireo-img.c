@@ -96,19 +96,23 @@ static void print_man_command(const ImgCommand *c)
 
 static void print_man_page(void)
 {
-    printf(".TH VIREO\\-IMG 1 \"\" \"vireo %s\" \"User Commands\"\n"
-           ".SH NAME\nvireo\\-img \\- make, convert and look after disk images\n"
-           ".SH SYNOPSIS\n.B vireo\\-img\n\\fICOMMAND\\fR [\\fIOPTION\\fR]... "
-           "[\\fIOPERAND\\fR]...\n.SH DESCRIPTION\n"
-           "Images must not be changed while a machine uses them: locks keep that from happening, and "
-           "the error names the process that holds one. Sizes are bytes, or have a suffix: k, M, G, "
-           "T, P or E, powers of 1024. SIGUSR1 makes a long command tell how far it is.\n"
-           ".SH COMMANDS\n", VIREO_VERSION);
+    printf(
+        ".TH VIREO\\-IMG 1 \"\" \"vireo %s\" \"User Commands\"\n"
+        ".SH NAME\nvireo\\-img \\- make, convert and look after disk images\n"
+        ".SH SYNOPSIS\n.B vireo\\-img\n\\fICOMMAND\\fR [\\fIOPTION\\fR]... "
+        "[\\fIOPERAND\\fR]...\n.SH DESCRIPTION\n"
+        "Images must not be changed while a machine uses them: locks keep that from happening, and "
+        "the error names the process that holds one. Sizes are bytes, or have a suffix: k, M, G, "
+        "T, P or E, powers of 1024. SIGUSR1 makes a long command tell how far it is.\n"
+        ".SH COMMANDS\n",
+        VIREO_VERSION);
     for (unsigned i = 0; i < G_N_ELEMENTS(commands); i++)
         print_man_command(commands[i]);
-    printf(".SH EXIT STATUS\n0: done. 1: it failed.\n.PP\ncompare: 0 the images are the same, 1 they "
-           "differ, 2 or more: an error. check: 0 no errors, 1 the check did not come to an end, 2 the "
-           "image is corrupt, 3 it has leaked clusters only, 63 the format has no checks.\n");
+    printf(
+        ".SH EXIT STATUS\n0: done. 1: it failed.\n.PP\ncompare: 0 the images are the same, 1 they "
+        "differ, 2 or more: an error. check: 0 no errors, 1 the check did not come to an end, 2 "
+        "the "
+        "image is corrupt, 3 it has leaked clusters only, 63 the format has no checks.\n");
 }
 
 /* ---- options ---- */
@@ -147,7 +151,8 @@ static int parse_options(Img *img, int argc, char **argv)
         argv[argc] = NULL;
     getopt_of(img->command, &g);
     optind = 0;
-    while ((key = getopt_long(argc, argv, g.letters->str, (struct option *)g.names->data, NULL)) >= 0) {
+    while ((key = getopt_long(argc, argv, g.letters->str, (struct option *)g.names->data, NULL)) >=
+           0) {
         ImgGiven given = { key, optarg };
 
         if (key == '?' || key == 'h') {
