@@ -190,6 +190,53 @@ START_TEST(wrong_passphrases_are_refused)
 }
 END_TEST
 
+/* The same header in a qcow2 image: ours in QEMU, and QEMU's here. */
+START_TEST(qcow2_images_agree_with_qemu)
+{
+    static const char image[] = "driver=qcow2,encrypt.format=luks,encrypt.key-secret=key";
+    TestRoot t = root_with_secret(PASSPHRASE);
+    g_autofree char *path = g_strdup_printf("%s/ours.qcow2", test_dir()), *data = NULL;
+    g_autofree char *buffer = g_malloc(200000);
+    g_autoptr(json_object) options = options_parse("size=4M,encrypt.format=luks,encrypt.iter-time=10,"
+                                                   "encrypt.key-secret=key", NULL, NULL);
+    GError *error = NULL;
+    BlockUser *user;
+    gsize length;
+
+    block_image_create(t.graph, "qcow2", path, options, &error);
+    assert_no_error(error);
+    for (int theirs = 0; theirs < 2; theirs++) {
+        if (theirs && (!have_qemu() ||
+                       !shell("qemu-img create -q " QEMU_SECRET " -f qcow2 -o encrypt.format=luks,"
+                              "encrypt.key-secret=key,encrypt.iter-time=10 %s 4M && qemu-io "
+                              QEMU_SECRET " --image-opts %s,file.filename=%s "
+                              "-c 'write -P 0x31 1000000 65536' >/dev/null", path, image, path)))
+            break;
+        user = use(test_open(t.graph, &error, "%s,node-name=disk,file.driver=file,file.filename=%s",
+                             image, path));
+        if (theirs) {
+            ck_assert_int_eq(test_request(user, OP_READ, 1000000, buffer, 65536, 0), 0);
+            ck_assert(all_bytes(buffer, 65536, 0x31));
+        }
+        memset(buffer, 'V', 200000);
+        ck_assert_int_eq(test_request(user, OP_WRITE, 12345, buffer, 200000, 0), 0);
+        ck_assert_int_eq(test_request(user, OP_FLUSH, 0, NULL, 0, 0), 0);
+        block_user_free(user);
+        ck_assert(block_node_delete(t.graph, "disk", NULL));
+        ck_assert(g_file_get_contents(path, &data, &length, NULL));
+        ck_assert_ptr_null(memmem(data, length, "VVVVVVVV", 8));
+        g_clear_pointer(&data, g_free);
+        if (have_qemu())
+            ck_assert(shell("out=$(qemu-io " QEMU_SECRET " --image-opts %s,file.filename=%s "
+                            "-c 'read -P 0x56 12345 200000' -c 'read -P 0 0 12345') && "
+                            "! echo \"$out\" | grep -qi fail && qemu-img check -q " QEMU_SECRET
+                            " --image-opts %s,file.filename=%s", image, path, image, path));
+        unlink(path);
+    }
+    test_root_free(&t);
+}
+END_TEST
+
 /* Every byte of the header in turn: opened or refused, never more. */
 START_TEST(damaged_headers_are_refused)
 {
@@ -234,6 +281,7 @@ int main(void)
     tcase_add_loop_test(tcase, all_kinds_agree_with_qemu, 0, G_N_ELEMENTS(kinds));
     tcase_add_test(tcase, ciphertext_is_on_disk);
     tcase_add_test(tcase, wrong_passphrases_are_refused);
+    tcase_add_test(tcase, qcow2_images_agree_with_qemu);
     tcase_add_test(tcase, damaged_headers_are_refused);
     suite_add_tcase(suite, tcase);
     runner = srunner_create(suite);
