@@ -211,7 +211,7 @@ END_TEST
 START_TEST(two_openings_of_one_name)
 {
     TestRoot t = test_root();
-    g_autofree char *dead = image("first.img"), *good = image("second.img");
+    g_autofree char *dead = image("first.img");
     Begun b = begin_open(t.graph, dead, "disk");
 
     hang("fstat");
