@@ -277,26 +277,18 @@ START_TEST(damaged_headers_are_refused)
 }
 END_TEST
 
+static void add_tests(TCase *tc)
+{
+    tcase_set_timeout(tc, 60);
+    tcase_add_test(tc, qemu_reads_ours);
+    tcase_add_loop_test(tc, all_kinds_agree_with_qemu, 0, G_N_ELEMENTS(kinds));
+    tcase_add_test(tc, ciphertext_is_on_disk);
+    tcase_add_test(tc, wrong_passphrases_are_refused);
+    tcase_add_test(tc, qcow2_images_agree_with_qemu);
+    tcase_add_test(tc, damaged_headers_are_refused);
+}
+
 int main(void)
 {
-    Suite *suite = suite_create("luks");
-    TCase *tcase = tcase_create("luks");
-    SRunner *runner;
-    int failed;
-
-    tcase_set_timeout(tcase, 60);
-    tcase_add_test(tcase, qemu_reads_ours);
-    tcase_add_loop_test(tcase, all_kinds_agree_with_qemu, 0, G_N_ELEMENTS(kinds));
-    tcase_add_test(tcase, ciphertext_is_on_disk);
-    tcase_add_test(tcase, wrong_passphrases_are_refused);
-    tcase_add_test(tcase, qcow2_images_agree_with_qemu);
-    tcase_add_test(tcase, damaged_headers_are_refused);
-    suite_add_tcase(suite, tcase);
-    runner = srunner_create(suite);
-    test_dir();                            /* before the tests fork: one for all */
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    test_dir_remove();
-    return failed != 0;
+    return run_block_tests("luks", add_tests);
 }

@@ -160,23 +160,15 @@ START_TEST(an_image_that_was_not_closed)
 }
 END_TEST
 
+static void add_tests(TCase *tc)
+{
+    tcase_set_timeout(tc, 60);
+    tcase_add_loop_test(tc, bitmaps_survive_closing, 0, G_N_ELEMENTS(kinds));
+    tcase_add_loop_test(tc, qemu_agrees, 0, G_N_ELEMENTS(kinds));
+    tcase_add_test(tc, an_image_that_was_not_closed);
+}
+
 int main(void)
 {
-    Suite *suite = suite_create("qcow2-bitmaps");
-    TCase *tcase = tcase_create("bitmaps");
-    SRunner *runner;
-    int failed;
-
-    tcase_set_timeout(tcase, 60);
-    tcase_add_loop_test(tcase, bitmaps_survive_closing, 0, G_N_ELEMENTS(kinds));
-    tcase_add_loop_test(tcase, qemu_agrees, 0, G_N_ELEMENTS(kinds));
-    tcase_add_test(tcase, an_image_that_was_not_closed);
-    suite_add_tcase(suite, tcase);
-    runner = srunner_create(suite);
-    test_dir();                    /* before the forks */
-    srunner_run_all(runner, CK_NORMAL);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    test_dir_remove();
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_block_tests("qcow2-bitmaps", add_tests);
 }

@@ -241,25 +241,17 @@ START_TEST(any_damage_has_an_answer)
 }
 END_TEST
 
+static void add_tests(TCase *tc)
+{
+    tcase_set_timeout(tc, 120);
+    tcase_add_loop_test(tc, sound_images_are_sound, 0, G_N_ELEMENTS(kinds));
+    tcase_add_loop_test(tc, damaged_refcounts_are_mended, 0, G_N_ELEMENTS(kinds));
+    tcase_add_loop_test(tc, lost_refcount_blocks_are_made_anew, 0, G_N_ELEMENTS(kinds));
+    tcase_add_test(tc, leaks_alone);
+    tcase_add_loop_test(tc, any_damage_has_an_answer, 0, 20);
+}
+
 int main(void)
 {
-    Suite *suite = suite_create("qcow2-check");
-    TCase *tcase = tcase_create("check");
-    SRunner *runner;
-    int failed;
-
-    tcase_set_timeout(tcase, 120);
-    tcase_add_loop_test(tcase, sound_images_are_sound, 0, G_N_ELEMENTS(kinds));
-    tcase_add_loop_test(tcase, damaged_refcounts_are_mended, 0, G_N_ELEMENTS(kinds));
-    tcase_add_loop_test(tcase, lost_refcount_blocks_are_made_anew, 0, G_N_ELEMENTS(kinds));
-    tcase_add_test(tcase, leaks_alone);
-    tcase_add_loop_test(tcase, any_damage_has_an_answer, 0, 20);
-    suite_add_tcase(suite, tcase);
-    runner = srunner_create(suite);
-    test_dir();                    /* before the forks */
-    srunner_run_all(runner, CK_NORMAL);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    test_dir_remove();
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_block_tests("qcow2-check", add_tests);
 }

@@ -236,23 +236,15 @@ START_TEST(vm_state_goes_with_its_snapshot)
 }
 END_TEST
 
+static void add_tests(TCase *tc)
+{
+    tcase_set_timeout(tc, 120);
+    tcase_add_loop_test(tc, snapshots_keep_what_was, 0, G_N_ELEMENTS(kinds));
+    tcase_add_test(tc, what_cannot_be_is_refused);
+    tcase_add_test(tc, vm_state_goes_with_its_snapshot);
+}
+
 int main(void)
 {
-    Suite *suite = suite_create("qcow2-snapshot");
-    TCase *tcase = tcase_create("snapshot");
-    SRunner *runner;
-    int failed;
-
-    tcase_set_timeout(tcase, 120);
-    tcase_add_loop_test(tcase, snapshots_keep_what_was, 0, G_N_ELEMENTS(kinds));
-    tcase_add_test(tcase, what_cannot_be_is_refused);
-    tcase_add_test(tcase, vm_state_goes_with_its_snapshot);
-    suite_add_tcase(suite, tcase);
-    runner = srunner_create(suite);
-    test_dir();                    /* before the forks */
-    srunner_run_all(runner, CK_NORMAL);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    test_dir_remove();
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_block_tests("qcow2-snapshot", add_tests);
 }
