@@ -289,25 +289,17 @@ START_TEST(requests_mark)
 }
 END_TEST
 
-int main(void)
+static void add_tests(TCase *tc)
 {
-    Suite *suite = suite_create("block-bitmap");
-    TCase *tc = tcase_create("bitmap");
-    SRunner *runner;
-    int failed;
-
     tcase_set_timeout(tc, 60);
     tcase_add_loop_test(tc, agrees_with_a_plain_array, 0, 10);
     tcase_add_test(tc, refuses_what_is_wrong);
     tcase_add_test(tc, granularities_merge);
     tcase_add_test(tc, threads_lose_nothing);
     tcase_add_test(tc, requests_mark);
-    suite_add_tcase(suite, tc);
-    runner = srunner_create(suite);
-    test_dir();
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    test_dir_remove();
-    return failed != 0;
+}
+
+int main(void)
+{
+    return run_block_tests("block-bitmap", add_tests);
 }

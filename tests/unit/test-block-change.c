@@ -195,24 +195,16 @@ START_TEST(ranges_are_held)
 }
 END_TEST
 
-int main(void)
+static void add_tests(TCase *tc)
 {
-    Suite *suite = suite_create("block-change");
-    TCase *tc = tcase_create("change");
-    SRunner *runner;
-    int failed;
-
     tcase_set_timeout(tc, 60);
     tcase_add_test(tc, replaces_a_node);
     tcase_add_test(tc, replaces_a_child);
     tcase_add_test(tc, puts_a_filter_in_between);
     tcase_add_loop_test(tc, ranges_are_held, 1, 40);
-    suite_add_tcase(suite, tc);
-    runner = srunner_create(suite);
-    test_dir();
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    test_dir_remove();
-    return failed != 0;
+}
+
+int main(void)
+{
+    return run_block_tests("block-change", add_tests);
 }

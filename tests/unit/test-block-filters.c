@@ -197,25 +197,17 @@ START_TEST(a_log_goes_on)
 }
 END_TEST
 
-int main(void)
+static void add_tests(TCase *tc)
 {
-    TCase *tc = tcase_create("filters");
-    Suite *suite = suite_create("block-filters");
-    SRunner *runner;
-    int failed;
-
     tcase_add_test(tc, rules_choose_requests);
     tcase_add_test(tc, events_lead_from_state_to_state);
     tcase_add_test(tc, limits_shape_requests);
     tcase_add_test(tc, wrong_rules_are_refused);
     tcase_add_test(tc, writes_are_logged);
     tcase_add_test(tc, a_log_goes_on);
-    suite_add_tcase(suite, tc);
-    runner = srunner_create(suite);
-    test_dir();
-    srunner_run_all(runner, CK_NORMAL);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    test_dir_remove();
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
+int main(void)
+{
+    return run_block_tests("block-filters", add_tests);
 }

@@ -240,13 +240,8 @@ START_TEST(verbs_that_are_not_there_are_refused_by_name)
 }
 END_TEST
 
-int main(void)
+static void add_tests(TCase *tc)
 {
-    TCase *tc = tcase_create("image");
-    Suite *suite = suite_create("block-image");
-    SRunner *runner;
-    int failed;
-
     tcase_add_test(tc, raw_images_have_the_size_and_the_space);
     tcase_add_test(tc, an_image_in_use_is_left_alone);
     tcase_add_test(tc, a_format_gets_its_options_as_members);
@@ -254,12 +249,9 @@ int main(void)
     tcase_add_test(tc, the_size_may_be_that_of_the_backing_file);
     tcase_add_test(tc, create_over_qmp_checks_members);
     tcase_add_test(tc, verbs_that_are_not_there_are_refused_by_name);
-    suite_add_tcase(suite, tc);
-    runner = srunner_create(suite);
-    test_dir();
-    srunner_run_all(runner, CK_NORMAL);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    test_dir_remove();
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
+int main(void)
+{
+    return run_block_tests("block-image", add_tests);
 }

@@ -149,21 +149,13 @@ START_TEST(loops_share_a_node)
 }
 END_TEST
 
+static void add_tests(TCase *tc)
+{
+    tcase_set_timeout(tc, 300);
+    tcase_add_loop_test(tc, loops_share_a_node, 0, G_N_ELEMENTS(setups));
+}
+
 int main(void)
 {
-    Suite *suite = suite_create("block-threads");
-    TCase *tcase = tcase_create("threads");
-    SRunner *runner;
-    int failed;
-
-    tcase_set_timeout(tcase, 300);
-    tcase_add_loop_test(tcase, loops_share_a_node, 0, G_N_ELEMENTS(setups));
-    suite_add_tcase(suite, tcase);
-    runner = srunner_create(suite);
-    test_dir();                    /* before the forks */
-    srunner_run_all(runner, CK_NORMAL);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    test_dir_remove();
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return run_block_tests("block-threads", add_tests);
 }

@@ -174,23 +174,15 @@ START_TEST(neighbours_in_a_cluster_do_not_disturb_each_other)
 }
 END_TEST
 
-int main(void)
+static void add_tests(TCase *tc)
 {
-    Suite *suite = suite_create("qcow2-io");
-    TCase *tc = tcase_create("io");
-    SRunner *runner;
-    int failed;
-
     tcase_set_timeout(tc, 60);
     tcase_add_loop_test(tc, requests_match_a_model, 0, G_N_ELEMENTS(kinds));
     tcase_add_loop_test(tc, backing_files_show_through, 0, G_N_ELEMENTS(chains));
     tcase_add_loop_test(tc, neighbours_in_a_cluster_do_not_disturb_each_other, 0, 3);
-    suite_add_tcase(suite, tc);
-    runner = srunner_create(suite);
-    test_dir();
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    test_dir_remove();
-    return failed ? 1 : 0;
+}
+
+int main(void)
+{
+    return run_block_tests("qcow2-io", add_tests);
 }

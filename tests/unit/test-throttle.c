@@ -299,13 +299,8 @@ START_TEST(groups_are_needed_and_checked)
 }
 END_TEST
 
-int main(void)
+static void add_tests(TCase *tc)
 {
-    TCase *tc = tcase_create("throttle");
-    Suite *suite = suite_create("throttle");
-    SRunner *runner;
-    int failed;
-
     tcase_add_test(tc, the_average_is_kept);
     tcase_add_test(tc, a_burst_lasts_as_long_as_it_may);
     tcase_add_test(tc, large_requests_count_as_several);
@@ -316,10 +311,9 @@ int main(void)
     tcase_add_test(tc, a_users_limits_change_while_requests_wait);
     tcase_add_test(tc, histograms_count_by_time);
     tcase_add_test(tc, groups_are_needed_and_checked);
-    suite_add_tcase(suite, tc);
-    runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
+int main(void)
+{
+    return run_tests("throttle", add_tests);
 }
