@@ -9,10 +9,10 @@
 #include "src/base/util.h"
 #include "src/tools/img-copy.h"
 
-#define CHUNK (2 * MiB)
+#define CHUNK (1 * MiB)                    /* as in img-copy.c */
 #define ZEROES_MAX (1 * GiB)
 #define SECTOR 512
-enum { WORKERS = 8 };
+enum { WORKERS = 4 };
 enum { SAME = 0, DIFFERENT = 1, FAILED = 2, CANNOT_OPEN = 2, READ_FAILED = 4, STATUS_FAILED = 3 };
 #define KINDS (BLOCK_MAP_DATA | BLOCK_MAP_ZERO | BLOCK_MAP_ALLOCATED)
 
