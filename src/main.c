@@ -2,96 +2,36 @@
  * vireo: one process, one virtual machine.
  */
 #include <errno.h>
-#include <fcntl.h>
-#include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include "monitor/monitor.h"
 #include "src/base/loop.h"
+#include "src/base/process.h"
 #include "src/base/util.h"
 #include "src/chardev/chardev.h"
 #include "src/setup.h"
 
 /* ---- -daemonize: the parent leaves when the machine is set up, with its exit status ---- */
 
-/* In the daemon: the descriptor on which the parent waits.  Does not return in the parent. */
 static int daemonize_begin(void)
 {
-    int fds[2];
-    char ok = 0;
-    pid_t pid;
+    int fd = process_daemonize("-daemonize");
 
-    if (pipe2(fds, O_CLOEXEC) < 0 || (pid = fork()) < 0) {
-        fprintf(stderr, "vireo: -daemonize: %s\n", strerror(errno));
-        exit(1);
-    }
-    if (pid) {
-        close(fds[1]);
-        while (read(fds[0], &ok, 1) < 0 && errno == EINTR)
-            ;
-        _exit(ok ? 0 : 1);
-    }
-    close(fds[0]);
-    setsid();
-    if (fork() != 0)
-        _exit(0);
     umask(027);
-    return fds[1];
+    return fd;
 }
 
 static bool daemonize_end(int fd, GError **error)
 {
-    auto_fd notify = fd;
-    auto_fd null = open("/dev/null", O_RDWR | O_CLOEXEC);
-
-    if (null < 0 || chdir("/") < 0)
+    if (chdir("/") < 0) {
+        close(fd);
         return fail_errno(error, errno, "-daemonize");
-    for (int i = 0; i < 3; i++)
-        dup2(null, i);
-    if (write(notify, "k", 1) != 1)
-        return fail_errno(error, errno, "-daemonize");
-    return true;
-}
-
-/* ---- -pidfile ---- */
-
-/* Locked for as long as we live, so that two machines cannot share one. */
-static bool write_pidfile(const char *path, int *ret_fd, GError **error)
-{
-    auto_fd fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-    struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
-    g_autofree char *text = g_strdup_printf("%d\n", getpid());
-
-    if (fd < 0)
-        return fail_errno(error, errno, "-pidfile %s", path);
-    if (fcntl(fd, F_SETLK, &lock) < 0) {
-        fcntl(fd, F_GETLK, &lock);
-        return fail(error, ERR_LOCKED, "-pidfile %s: process %d holds it", path, lock.l_pid);
     }
-    if (ftruncate(fd, 0) < 0 || write(fd, text, strlen(text)) != (ssize_t)strlen(text))
-        return fail_errno(error, errno, "-pidfile %s", path);
-    *ret_fd = steal_fd(&fd);
-    return true;
+    return process_ready(fd, "-daemonize", error);
 }
 
 /* ---- signals ---- */
-
-static int block_signals(void)
-{
-    sigset_t set;
-
-    sigemptyset(&set);
-    sigaddset(&set, SIGINT);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGHUP);
-    sigprocmask(SIG_BLOCK, &set, NULL);
-    signal(SIGPIPE, SIG_IGN);
-    return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-}
 
 typedef struct Signals {
     int fd;
@@ -165,11 +105,11 @@ int main(int argc, char **argv)
         prctl(PR_SET_NAME, config->process_name);
     if (config->pidfile) {
         pidfile = g_canonicalize_filename(config->pidfile, NULL);   /* a daemon moves to / */
-        if (!write_pidfile(pidfile, &pid_fd, &error))
+        if (!process_write_pid("-pidfile", pidfile, &pid_fd, &error))
             return report_failure(error);
     }
 
-    signals.fd = block_signals();
+    signals.fd = process_take_signals();
     signals.vm = vm_new(&error);
     if (!signals.vm)
         return report_failure(error);
