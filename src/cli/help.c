@@ -5,6 +5,7 @@
 #include <string.h>
 #include "block/driver.h"
 #include "hw/core/machine.h"
+#include "src/base/manpage.h"
 #include "src/base/trace.h"
 #include "src/cli/options.h"
 #include "src/kvm/kvm.h"
@@ -233,39 +234,27 @@ json_object *cli_describe_options(void)
     return list;
 }
 
-/* A '-' at a line's start or a backslash would be read as troff's own. */
-static void print_troff(const char *text)
-{
-    for (; *text; text++) {
-        if (*text == '-' || *text == '\\')
-            putchar('\\');
-        putchar(*text);
-    }
-}
-
 void cli_print_man_page(void)
 {
-    printf(".TH VIREO 1 \"\" \"vireo %s\" \"User Commands\"\n"
-           ".SH NAME\nvireo \\- run one virtual machine on KVM\n"
-           ".SH SYNOPSIS\n.B vireo\n[\\fIOPTION\\fR [\\fIVALUE\\fR]]...\n", VIREO_VERSION);
+    man_page("vireo", "run one virtual machine on KVM");
+    man_section("SYNOPSIS");
+    man_synopsis("vireo", "[OPTION [VALUE]]...");
     for (int section = 0; section < CLI__COUNT; section++) {
-        printf(".SH %s\n", cli_section_title(section));
+        man_section(cli_section_title(section));
         for (const CliOption *o = cli_options; o->name; o++) {
+            g_autofree char *name = g_strconcat("-", o->name, NULL);
+
             if ((int)o->section != section)
                 continue;
-            printf(".TP\n\\fB\\-%s\\fR ", o->name);
-            print_troff(o->value ?: "");
-            printf("\n");
-            print_troff(o->help);
-            printf(".\n");
-            for (const CliParam *p = o->params; p && p->name; p++) {
-                printf(".RS\n.TP\n\\fB%s\\fR\n", p->name);
-                print_troff(p->help);
-                printf("\n.RE\n");
-            }
+            man_option(0, name, o->value, o->help);
+            man_indent();
+            for (const CliParam *p = o->params; p && p->name; p++)
+                man_option(0, p->name, NULL, p->help);
+            man_unindent();
         }
     }
-    printf(".SH EXIT STATUS\n0 after a shutdown, 1 when an option or the set-up was wrong.\n");
+    man_section("EXIT STATUS");
+    man_paragraph("0 after a shutdown, 1 when an option or the set-up was wrong.");
 }
 
 static void print_word(const Type *type, void *opaque)

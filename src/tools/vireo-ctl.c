@@ -1,31 +1,70 @@
 /* vireo-ctl: a QMP client for people. */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
+#include "src/base/manpage.h"
 #include "src/tools/ctl.h"
 
-static const char usage_text[] =
-    "Usage: vireo-ctl [OPTION]… SOCKET [COMMAND [KEY=VALUE]…]\n"
-    "       vireo-ctl [OPTION]… SOCKET help [COMMAND]\n"
-    "       vireo-ctl [OPTION]… SOCKET events [--follow] [PATTERN]\n"
-    "\n"
+static const char *const synopses[] = {
+    "[OPTION]… SOCKET [COMMAND [KEY=VALUE]…]",
+    "[OPTION]… SOCKET help [COMMAND]",
+    "[OPTION]… SOCKET events [--follow] [PATTERN]",
+};
+
+static const struct {
+    const char *name, *value, *help;
+} options[] = {
+    { "--json", NULL, "results as JSON, one line each (the default in a pipe)" },
+    { "--pretty", NULL, "results as indented JSON" },
+    { "--table", NULL, "tables and lists (the default on a terminal)" },
+    { "--timeout", "SECS", "give up when an answer takes longer" },
+    { "--help", NULL, "this text" },
+    { "--man-page", NULL, "the manual page, as troff" },
+    { "--version", NULL, "the version" },
+};
+
+static const char description[] =
     "Runs a QMP command of the machine behind SOCKET (a path, or HOST:PORT) and shows its result.\n"
-    "Without COMMAND: a prompt, or a command from each line of standard input.\n"
-    "\n"
-    "  --json           results as JSON, one line each (the default in a pipe)\n"
-    "  --pretty         results as indented JSON\n"
-    "  --table          tables and lists (the default on a terminal)\n"
-    "  --timeout=SECS   give up when an answer takes longer\n"
-    "  --help           this text\n"
-    "  --version        the version\n"
-    "\n"
+    "Without COMMAND: a prompt, or a command from each line of standard input.\n";
+static const char arguments_text[] =
     "KEY may be dotted (backend.type=pty, list.0=x); VALUE has the type that the command asks for.\n"
     "An argument that begins with '{' is JSON.  'events' waits for one event whose name matches\n"
-    "PATTERN (*, ?); with --follow it shows them until interrupted.\n"
-    "\n"
-    "Exit status: 0 done, 1 the command failed, 2 wrong usage, 3 no connection.\n";
+    "PATTERN (*, ?); with --follow it shows them until interrupted.\n";
+static const char status_text[] =
+    "0 done, 1 the command failed, 2 wrong usage, 3 no connection.\n";
+
+static void print_usage(FILE *out)
+{
+    for (unsigned i = 0; i < G_N_ELEMENTS(synopses); i++)
+        fprintf(out, "%s vireo-ctl %s\n", i ? "      " : "Usage:", synopses[i]);
+    fprintf(out, "\n%s\n", description);
+    for (unsigned i = 0; i < G_N_ELEMENTS(options); i++) {
+        g_autofree char *left = g_strconcat(options[i].name, options[i].value ? "=" : "",
+                                            options[i].value, NULL);
+
+        fprintf(out, "  %-16s %s\n", left, options[i].help);
+    }
+    fprintf(out, "\n%s\nExit status: %s", arguments_text, status_text);
+}
+
+static void print_man_page(void)
+{
+    man_page("vireo-ctl", "control a virtual machine over its QMP socket");
+    man_section("SYNOPSIS");
+    for (unsigned i = 0; i < G_N_ELEMENTS(synopses); i++)
+        man_synopsis("vireo-ctl", synopses[i]);
+    man_section("DESCRIPTION");
+    man_paragraph(description);
+    man_paragraph(arguments_text);
+    man_section("OPTIONS");
+    for (unsigned i = 0; i < G_N_ELEMENTS(options); i++)
+        man_option(0, options[i].name, options[i].value, options[i].help);
+    man_section("EXIT STATUS");
+    man_paragraph(status_text);
+}
 
 static int usage_error(const char *text, const char *word)
 {
@@ -198,7 +237,10 @@ static char **take_options(char **argv, Ctl *ctl, double *timeout, int *status)
         } else if (!strcmp(*argv, "--table")) {
             ctl->format = CTL_TABLE;
         } else if (!strcmp(*argv, "--help") || !strcmp(*argv, "-h")) {
-            fputs(usage_text, stdout);
+            print_usage(stdout);
+            *status = CTL_OK;
+        } else if (!strcmp(*argv, "--man-page")) {
+            print_man_page();
             *status = CTL_OK;
         } else if (!strcmp(*argv, "--version")) {
             puts("vireo-ctl " VIREO_VERSION);
@@ -222,7 +264,7 @@ int main(int argc, char **argv)
     if (status >= 0)
         return status;
     if (!argv[0]) {
-        fputs(usage_text, stderr);
+        print_usage(stderr);
         return CTL_USAGE;
     }
     const char *socket = *argv++;

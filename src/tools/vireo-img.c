@@ -4,6 +4,7 @@
 #include <string.h>
 #include <sys/signalfd.h>
 #include "src/base/loop.h"
+#include "src/base/manpage.h"
 #include "src/base/trace.h"
 #include "src/base/util.h"
 #include "src/tools/img.h"
@@ -56,63 +57,42 @@ static void print_help(void)
     printf("\n");
 }
 
-/* A '-' or a backslash would be read as troff's own; a '.' at the start of a line, too. */
-static void print_troff(const char *text)
-{
-    for (bool start = true; *text; text++) {
-        if (start && (*text == '.' || *text == '\''))
-            printf("\\&");
-        if (*text == '-' || *text == '\\')
-            putchar('\\');
-        putchar(*text);
-        start = *text == '\n';
-    }
-}
-
 static void print_man_command(const ImgCommand *c)
 {
-    printf(".SS %s\n.B vireo\\-img %s\n[\\fIOPTION\\fR]... ", c->name, c->name);
-    print_troff(c->operands);
-    printf("\n.PP\n");
-    print_troff(c->help);
-    printf(".\n");
+    g_autofree char *line = g_strconcat("vireo-img ", c->name, NULL);
+    g_autofree char *arguments = g_strconcat("[OPTION]... ", c->operands, NULL);
+    g_autofree char *help = g_strconcat(c->help, ".", NULL);
+
+    man_subsection(c->name);
+    man_synopsis(line, arguments);
+    man_paragraph(help);
     for (const ImgOption *o = c->options; o->key; o++) {
-        printf(".TP\n");
-        if (o->key < 256)
-            printf("\\fB\\-%c\\fR%s", o->key, o->name ? ", " : "");
-        if (o->name)
-            printf("\\fB\\-\\-%s\\fR", o->name);
-        if (o->value)
-            printf(" \\fI%s\\fR", o->value);
-        printf("\n");
-        print_troff(o->help);
-        printf("\n");
+        g_autofree char *name = o->name ? g_strconcat("--", o->name, NULL) : NULL;
+
+        man_option(o->key < 256 ? o->key : 0, name, o->value, o->help);
     }
-    if (c->details) {
-        printf(".PP\n");
-        print_troff(c->details);
-    }
+    if (c->details)
+        man_paragraph(c->details);
 }
 
 static void print_man_page(void)
 {
-    printf(
-        ".TH VIREO\\-IMG 1 \"\" \"vireo %s\" \"User Commands\"\n"
-        ".SH NAME\nvireo\\-img \\- make, convert and look after disk images\n"
-        ".SH SYNOPSIS\n.B vireo\\-img\n\\fICOMMAND\\fR [\\fIOPTION\\fR]... "
-        "[\\fIOPERAND\\fR]...\n.SH DESCRIPTION\n"
+    man_page("vireo-img", "make, convert and look after disk images");
+    man_section("SYNOPSIS");
+    man_synopsis("vireo-img", "COMMAND [OPTION]... [OPERAND]...");
+    man_section("DESCRIPTION");
+    man_paragraph(
         "Images must not be changed while a machine uses them: locks keep that from happening, and "
         "the error names the process that holds one. Sizes are bytes, or have a suffix: k, M, G, "
-        "T, P or E, powers of 1024. SIGUSR1 makes a long command tell how far it is.\n"
-        ".SH COMMANDS\n",
-        VIREO_VERSION);
+        "T, P or E, powers of 1024. SIGUSR1 makes a long command tell how far it is.");
+    man_section("COMMANDS");
     for (unsigned i = 0; i < G_N_ELEMENTS(commands); i++)
         print_man_command(commands[i]);
-    printf(
-        ".SH EXIT STATUS\n0: done. 1: it failed.\n.PP\ncompare: 0 the images are the same, 1 they "
-        "differ, 2 or more: an error. check: 0 no errors, 1 the check did not come to an end, 2 "
-        "the "
-        "image is corrupt, 3 it has leaked clusters only, 63 the format has no checks.\n");
+    man_section("EXIT STATUS");
+    man_paragraph("0: done. 1: it failed.");
+    man_paragraph("compare: 0 the images are the same, 1 they differ, 2 or more: an error. check: 0 "
+                  "no errors, 1 the check did not come to an end, 2 the image is corrupt, 3 it has "
+                  "leaked clusters only, 63 the format has no checks.");
 }
 
 /* ---- options ---- */

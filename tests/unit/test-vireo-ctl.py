@@ -199,6 +199,9 @@ class Test(unittest.TestCase):
         done = subprocess.run([PROGRAM, "--help"], capture_output=True, text=True, timeout=60)
         self.assertEqual(done.returncode, 0)
         self.assertIn("SOCKET", done.stdout)
+        done = subprocess.run([PROGRAM, "--man-page"], capture_output=True, text=True, timeout=60)
+        self.assertIn(".SH OPTIONS", done.stdout)
+        self.assertIn("\\-\\-timeout", done.stdout)
 
     def test_tables(self):
         table = ["--table"]
