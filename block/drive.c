@@ -8,10 +8,7 @@
 #include "block/image.h"
 #include "block/node.h"
 #include "src/base/util.h"
-#include <errno.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static const char *const iface_words[] = { "none", "ide", "scsi", "floppy", "pflash", "mtd", "sd",
                                            "virtio", "xen", NULL };
@@ -415,86 +412,26 @@ json_object *block_drive_parse(const char *text, GError **error)
     return options_parse(has_members ? out->str : text, NULL, error);
 }
 
-/* A node on top of @below, whose reference is taken over. */
-static BlockNode *co_fn open_above(BlockGraph *graph, BlockNode *below, const char *key,
-                                   json_object *options, GError **error)
-{
-    BlockNode *node;
-
-    put_str(options, key, below->name);
-    node = block_node_open_with(graph, options, NULL, error);
-    block_node_release(below);
-    return node;
-}
-
-/* snapshot=on: what is written goes into a file that nobody sees and that is gone at the end. */
-
-static int make_temporary(void *path)
-{
-    int fd = mkstemp(path);
-
-    if (fd < 0)
-        return -errno;
-    close(fd);
-    return 0;
-}
-
-static int remove_temporary(void *path)
-{
-    return unlink(path) < 0 ? -errno : 0;
-}
-
-static json_object *overlay_options(const char *path)
-{
-    json_object *options = json_object_new_object(), *file = json_object_new_object();
-    json_object *cache = json_object_new_object();
-
-    put_str(file, "driver", "file");
-    put_str(file, "filename", path);
-    put_bool(cache, "no-flush", true);
-    put_str(options, "driver", "qcow2");
-    put_str(options, "discard", "unmap");
-    json_object_object_add(options, "cache", cache);
-    json_object_object_add(options, "file", file);
-    return options;
-}
-
-static BlockNode *co_fn open_overlay(BlockGraph *graph, BlockNode *below, GError **error)
-{
-    g_autofree char *path = g_build_filename(g_getenv("TMPDIR") ?: "/var/tmp", "vireo.XXXXXX", NULL);
-    g_autoptr(json_object) words = json_object_new_object(), options = NULL;
-    int ret = co_worker_call(make_temporary, path);
-    BlockNode *node = NULL;
-
-    if (ret < 0) {
-        block_node_release(below);
-        fail_errno(error, -ret, "Could not get temporary filename '%s'", path);
-        return NULL;
-    }
-    json_object_object_add(words, "size", json_object_new_int64(block_node_size(below)));
-    options = overlay_options(path);
-    if (block_image_create(graph, "qcow2", path, words, error))
-        node = open_above(graph, below, "backing", options, error);
-    else
-        block_node_release(below);
-    co_worker_call(remove_temporary, path);
-    return node;
-}
-
 /* What the drive asks for beside its format. */
 static BlockNode *co_fn add_filters(BlockGraph *graph, BlockNode *node, const DriveOptions *d,
                                     GError **error)
 {
     g_autoptr(json_object) options = NULL;
 
+    BlockNode *below;
+
     if (d->snapshot)
-        node = open_overlay(graph, node, error);
+        node = block_node_add_temporary(graph, node, NULL, error);
     if (!node || !d->copy_on_read)
         return node;
     options = json_object_new_object();
     put_str(options, "driver", "copy-on-read");
+    put_str(options, "file", node->name);
     put_bool(options, "read-only", d->read_only);
-    return open_above(graph, node, "file", options, error);
+    below = node;
+    node = block_node_open_with(graph, options, NULL, error);
+    block_node_release(below);             /* the filter holds it */
+    return node;
 }
 
 static BlockNode *co_fn drive_open(BlockGraph *graph, json_object *options, const char **ret_iface,

@@ -121,6 +121,11 @@ BlockNode *block_image_open_on(BlockGraph *graph, json_object *protocol, const c
                                json_object *options, GError **error);
 /* The same by the options of its node, which needs no name of its own. */
 BlockNode *block_image_open_as(BlockGraph *graph, json_object *options, GError **error);
+/* An overlay on @below for a while (QEMU's snapshot=on): what is written goes into a file in $TMPDIR
+ * (else /var/tmp) that has no name any more.  @name: of its node; NULL: made up.  Takes the caller's
+ * reference of @below over, also when it fails; the caller owns the result.  Waits. */
+BlockNode *block_image_add_temporary(BlockGraph *graph, BlockNode *below, const char *name,
+                                     GError **error);
 void block_node_put(BlockNode *node);      /* NULL is fine; waits */
 /* The format by the first bytes; fails for one that is not in this build. */
 const char *co_fn block_node_probe_format(BlockNode *file, GError **error);

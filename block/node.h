@@ -147,6 +147,9 @@ struct BlockUser {
 /* graph.c */
 BlockNode *co_fn block_node_open_with(BlockGraph *graph, json_object *options,
                                       const BlockNodeConfig *above, GError **error);
+/* block_image_add_temporary between block_graph_begin and block_graph_end (temporary.c). */
+BlockNode *co_fn block_node_add_temporary(BlockGraph *graph, BlockNode *below, const char *name,
+                                          GError **error);
 /* Drops a reference; closes at the last, and waits for that. */
 void block_node_release(BlockNode *node);
 /* Between these two a graph is not closed. */
