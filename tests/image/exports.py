@@ -9,101 +9,15 @@ import json
 import os
 import random
 import shutil
-import signal
 import socket
 import struct
 import subprocess
-import sys
-import tempfile
 import threading
 import time
-import unittest
 
 import nbd
 
-VIREO_NBD = VIREO_IMG = VIREO = None
-TIMEOUT = 60
-MiB = 1 << 20
-
-
-def run(*line, check=True, **more):
-    done = subprocess.run([str(word) for word in line], capture_output=True, timeout=TIMEOUT,
-                          stdin=subprocess.DEVNULL, check=False, **more)
-    if check and done.returncode:
-        raise AssertionError("%s: %d\n%s%s" % (" ".join(map(str, line)), done.returncode,
-                                               done.stdout.decode(), done.stderr.decode()))
-    return done
-
-
-def until(condition, what):
-    limit = time.monotonic() + TIMEOUT
-    while not condition():
-        if time.monotonic() > limit:
-            raise AssertionError("never: " + what)
-        time.sleep(0.01)
-
-
-def can_connect(path):
-    with socket.socket(socket.AF_UNIX) as s:
-        try:
-            s.connect(path)
-            return True
-        except OSError:
-            return False
-
-
-class Case(unittest.TestCase):
-    def setUp(self):
-        self.dir = tempfile.mkdtemp(prefix="vireo-nbd-")
-        self.addCleanup(shutil.rmtree, self.dir)
-        self.count = 0
-
-    def path(self, name):
-        return os.path.join(self.dir, name)
-
-    def image(self, name="disk.raw", size=4 * MiB, data=None):
-        """A raw image: random bytes in its first half, nothing in the second."""
-        path = self.path(name)
-        with open(path, "wb") as f:
-            f.write(random.Random(1).randbytes(size // 2) if data is None else data)
-            f.truncate(size)
-        return path
-
-    def read(self, path):
-        with open(path, "rb") as f:
-            return f.read()
-
-    def daemon(self, *line, ready=None):
-        """Start a server; it must be gone at the end of the test."""
-        process = subprocess.Popen([str(word) for word in line], stdin=subprocess.DEVNULL,
-                                   stderr=subprocess.PIPE)
-        self.addCleanup(self.end, process)
-        if ready:
-            until(lambda: process.poll() is not None or os.path.exists(ready), "listen at " + ready)
-            self.assertIsNone(process.poll(), "it ended at once")
-        return process
-
-    def end(self, process):
-        if process.poll() is None:
-            process.terminate()
-        process.communicate(timeout=TIMEOUT)
-
-    def serve(self, image, *options, program=None):
-        """vireo-nbd on a unix socket -> (process, socket, URI)."""
-        self.count += 1
-        path = self.path("s%d" % self.count)
-        process = self.daemon(program or VIREO_NBD, "-k", path, "-t", *options, image, ready=path)
-        return process, path, "nbd+unix:///?socket=" + path
-
-    @contextlib.contextmanager
-    def client(self, uri, contexts=(), aligned=True):
-        h = nbd.NBD()
-        h.set_request_block_size(aligned)
-        for name in contexts:
-            h.add_meta_context(name)
-        h.connect_uri(uri)
-        yield h
-        h.shutdown()
+from nbdcase import VIREO, VIREO_IMG, VIREO_NBD, TIMEOUT, Case, MiB, can_connect, main, run, until
 
 
 class Server(Case):
@@ -257,74 +171,6 @@ class Server(Case):
         self.end(server)
         run("qemu-img", "check", self.path("top.qcow2"))
         run("qemu-io", "-r", "-c", "read -P 4 %d 1000" % (3 * MiB + 77), self.path("top.qcow2"))
-
-
-class Program(Case):
-    """vireo-nbd's options, life and death."""
-
-    def test_it_ends_with_its_last_client(self):
-        path = self.path("s")
-        server = self.daemon(VIREO_NBD, "-k", path, "-f", "raw", self.image(), ready=path)
-        run("nbdinfo", "--size", "nbd+unix:///?socket=" + path)
-        self.assertEqual(server.wait(TIMEOUT), 0)
-        self.assertFalse(os.path.exists(path))
-
-    def test_fork_and_pid_file(self):
-        path, pid = self.path("s"), self.path("pid")
-        run(VIREO_NBD, "-k", path, "-t", "--fork", "--pid-file", pid, "-f", "raw", self.image())
-        with open(pid) as f:
-            number = int(f.read())
-        try:
-            run("nbdinfo", "--size", "nbd+unix:///?socket=" + path)
-        finally:
-            os.kill(number, signal.SIGTERM)
-        until(lambda: not os.path.exists(path) and not os.path.exists(pid), "removed its files")
-
-    def test_socket_activation(self):
-        run("nbdcopy", "--", "[", VIREO_NBD, "-f", "raw", self.image(), "]", self.path("out"))
-        self.assertEqual(self.read(self.path("out")), self.read(self.image()))
-
-    def test_a_window(self):
-        image = self.image()
-        _, _, uri = self.serve(image, "-f", "raw", "-o", "1M")
-        with self.client(uri) as h:
-            self.assertEqual(h.get_size(), 3 * MiB)
-            self.assertEqual(bytes(h.pread(512, 0)), self.read(image)[MiB:MiB + 512])
-
-    def test_tcp(self):
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = s.getsockname()[1]
-        self.daemon(VIREO_NBD, "-b", "127.0.0.1", "-p", port, "-t", "-f", "raw", self.image())
-        until(lambda: run("nbdinfo", "--size", "nbd://127.0.0.1:%d" % port, check=False).returncode == 0,
-              "listen on TCP")
-        listed = run(VIREO_NBD, "-L", "-b", "127.0.0.1", "-p", port).stdout.decode()
-        self.assertIn("size:  4194304", listed)
-        self.assertIn("base:allocation", listed)
-
-    def test_wrong_lines(self):
-        image = self.image()
-        for line, words in ((["-f", "raw"], "number of arguments"), (["--nonsense", image], "unknown option"),
-                            (["-k", "/s", "-p", "1", image], "--port"),
-                            (["-c", "/dev/nbd0", image], "not offered"),
-                            (["-s", image], "not offered"), (["--tls-authz", "x", image], "tls-authz"),
-                            (["--cache", "x", image], "cache mode"), (["-f", "raw", "/none"], "/none"),
-                            (["-e", "x", image], "--shared"), (["--tls-creds", "x", image], "x"),
-                            (["-o", "5M", "-f", "raw", image], "smaller"),
-                            (["-B", "none", "-f", "raw", image], "none")):
-            done = run(VIREO_NBD, *line, check=False)
-            self.assertEqual(done.returncode, 1, line)
-            self.assertIn(words, done.stderr.decode())
-            self.assertTrue(done.stderr.startswith(b"vireo-nbd: "), done.stderr)
-
-    def test_more_clients_than_allowed_wait(self):
-        _, path, uri = self.serve(self.image(), "-f", "raw", "-e", "1")
-        with self.client(uri) as h:
-            waiting = subprocess.Popen(["nbdinfo", "--size", uri], stdout=subprocess.PIPE)
-            for _ in range(20):                             # the first is not disturbed meanwhile
-                h.pread(4096, 0)
-            self.assertIsNone(waiting.poll())
-        self.assertEqual(waiting.communicate(timeout=TIMEOUT)[0].strip(), b"4194304")
 
 
 class Hostile(Case):
@@ -771,6 +617,4 @@ class Qmp(Case):
 
 
 if __name__ == "__main__":
-    VIREO_NBD, VIREO_IMG, VIREO = (os.path.abspath(p) for p in sys.argv[1:4])
-    del sys.argv[1:4]
-    unittest.main(verbosity=2)
+    main()

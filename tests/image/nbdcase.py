@@ -1,0 +1,102 @@
+"""What the tests of NBD share: servers and clients that are gone at the end of a test."""
+import contextlib
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+import nbd
+
+VIREO_NBD, VIREO_IMG, VIREO = (os.path.abspath(p) for p in sys.argv[1:4])
+TIMEOUT = 60
+MiB = 1 << 20
+
+
+def run(*line, check=True, **more):
+    done = subprocess.run([str(word) for word in line], capture_output=True, timeout=TIMEOUT,
+                          stdin=subprocess.DEVNULL, check=False, **more)
+    if check and done.returncode:
+        raise AssertionError("%s: %d\n%s%s" % (" ".join(map(str, line)), done.returncode,
+                                               done.stdout.decode(), done.stderr.decode()))
+    return done
+
+
+def until(condition, what):
+    limit = time.monotonic() + TIMEOUT
+    while not condition():
+        if time.monotonic() > limit:
+            raise AssertionError("never: " + what)
+        time.sleep(0.01)
+
+
+def can_connect(path):
+    with socket.socket(socket.AF_UNIX) as s:
+        try:
+            s.connect(path)
+            return True
+        except OSError:
+            return False
+
+
+class Case(unittest.TestCase):
+    def setUp(self):
+        self.dir = tempfile.mkdtemp(prefix="vireo-nbd-")
+        self.addCleanup(shutil.rmtree, self.dir)
+        self.count = 0
+
+    def path(self, name):
+        return os.path.join(self.dir, name)
+
+    def image(self, name="disk.raw", size=4 * MiB, data=None):
+        """A raw image: random bytes in its first half, nothing in the second."""
+        path = self.path(name)
+        with open(path, "wb") as f:
+            f.write(random.Random(1).randbytes(size // 2) if data is None else data)
+            f.truncate(size)
+        return path
+
+    def read(self, path):
+        with open(path, "rb") as f:
+            return f.read()
+
+    def daemon(self, *line, ready=None, env=None):
+        """Start a server; it must be gone at the end of the test."""
+        process = subprocess.Popen([str(word) for word in line], stdin=subprocess.DEVNULL,
+                                   stderr=subprocess.PIPE, env=env)
+        self.addCleanup(self.end, process)
+        if ready:
+            until(lambda: process.poll() is not None or os.path.exists(ready), "listen at " + ready)
+            self.assertIsNone(process.poll(), "it ended at once")
+        return process
+
+    def end(self, process):
+        if process.poll() is None:
+            process.terminate()
+        process.communicate(timeout=TIMEOUT)
+
+    def serve(self, image, *options, program=None, env=None):
+        """vireo-nbd on a unix socket -> (process, socket, URI)."""
+        self.count += 1
+        path = self.path("s%d" % self.count)
+        process = self.daemon(program or VIREO_NBD, "-k", path, "-t", *options, image, ready=path, env=env)
+        return process, path, "nbd+unix:///?socket=" + path
+
+    @contextlib.contextmanager
+    def client(self, uri, contexts=(), aligned=True):
+        h = nbd.NBD()
+        h.set_request_block_size(aligned)
+        for name in contexts:
+            h.add_meta_context(name)
+        h.connect_uri(uri)
+        yield h
+        h.shutdown()
+
+
+def main():
+    del sys.argv[1:4]
+    unittest.main(verbosity=2)
