@@ -57,6 +57,45 @@ int co_fn block_co_check(BlockNode *node, BlockCheck *check, unsigned fix, GErro
     return ret < 0 ? ret : verbs_of(node)->co_check(node, check, fix, error);
 }
 
+int co_fn block_co_scrub(BlockNode *node, BlockScrub *scrub, GError **error)
+{
+    int ret = scrub->apply ? check_writable(node, error) : 0;
+
+    node = block_node_skip_filters(node);
+    if (ret < 0)
+        return ret;
+    if (!verbs_of(node)->co_scrub)
+        return refuse(node, "cannot be scrubbed", error);
+    return verbs_of(node)->co_scrub(node, scrub, error);
+}
+
+void block_scrub_clear(BlockScrub *scrub)
+{
+    json_object_put(scrub->apply);
+    json_object_put(scrub->findings);
+    json_object_put(scrub->plan);
+    *scrub = (BlockScrub){ 0 };
+}
+
+json_object *block_scrub_info(const BlockScrub *scrub)
+{
+    const struct {
+        const char *key;
+        uint64_t value;
+    } members[] = {
+        { "cluster-size", scrub->cluster_size }, { "live", scrub->live },
+        { "reusable", scrub->reusable }, { "leaked", scrub->leaked },
+        { "changing", scrub->changing }, { "errors", scrub->errors },
+        { "unreadable", scrub->unreadable }, { "applied", scrub->applied },
+        { "refused", scrub->refused },
+    };
+    json_object *info = json_object_new_object();
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(members); i++)
+        json_object_object_add(info, members[i].key, json_object_new_uint64(members[i].value));
+    return info;
+}
+
 int co_fn block_co_amend(BlockNode *node, json_object *options, bool force, GError **error)
 {
     int ret = check_writable(node, error);

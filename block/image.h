@@ -36,6 +36,29 @@ typedef struct BlockCheck {
     void *opaque;
 } BlockCheck;
 
+/* A check while the image is in use; and what its plan for a repair says, done.  The numbers are of host
+ * clusters, unless said otherwise; those of the last walk when the scrub has ended. */
+typedef struct BlockScrub BlockScrub;
+struct BlockScrub {
+    json_object *apply;                    /* BlockScrubPlan to be carried out; NULL: look only */
+    /* Between two steps, the last of which read so many bytes: may wait.  False: the scrub ends. */
+    bool co_fn (*pace)(BlockScrub *scrub, uint64_t bytes);
+    void *opaque;
+    uint64_t done, total;                  /* bytes of metadata */
+    uint64_t cluster_size;                 /* bytes */
+    uint64_t live;                         /* referred to */
+    uint64_t reusable;                     /* free, but in the file */
+    uint64_t leaked;                       /* count higher than references */
+    uint64_t changing;                     /* changed meanwhile: nothing is known of them */
+    uint64_t errors, unreadable;           /* entries, counts, flags; tables */
+    uint64_t applied, refused;             /* acts */
+    json_object *findings;                 /* array of BlockScrubFinding; owned */
+    json_object *plan;                     /* BlockScrubPlan; owned */
+    uint64_t findings_left_out, acts_left_out;          /* beyond what is kept */
+};
+void block_scrub_clear(BlockScrub *scrub);
+json_object *block_scrub_info(const BlockScrub *scrub);     /* BlockScrubInfo */
+
 /* Bytes that a new image of a driver needs for a disk (measure). */
 typedef struct BlockMeasure {
     uint64_t required, fully_allocated;    /* bytes */
@@ -71,6 +94,7 @@ struct BlockImageVerbs {
     int co_fn (*co_measure)(json_object *options, BlockNode *source, BlockMeasure *measure,
                             GError **error);
     int co_fn (*co_check)(BlockNode *node, BlockCheck *check, unsigned fix, GError **error);
+    int co_fn (*co_scrub)(BlockNode *node, BlockScrub *scrub, GError **error);
     int co_fn (*co_amend)(BlockNode *node, json_object *options, bool force, GError **error);
     /* Writes another backing file's name into the image; NULL: none.  The graph stays as it is. */
     int co_fn (*co_set_backing)(BlockNode *node, const char *filename, const char *format,
@@ -136,6 +160,7 @@ json_object *block_create_options_parse(const char *format, json_object *options
 int co_fn block_co_measure(const char *format, json_object *options, BlockNode *source,
                            BlockMeasure *measure, GError **error);
 int co_fn block_co_check(BlockNode *node, BlockCheck *check, unsigned fix, GError **error);
+int co_fn block_co_scrub(BlockNode *node, BlockScrub *scrub, GError **error);
 int co_fn block_co_amend(BlockNode *node, json_object *options, bool force, GError **error);
 int co_fn block_co_set_backing(BlockNode *node, const char *filename, const char *format,
                                GError **error);

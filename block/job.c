@@ -24,6 +24,8 @@ static void job_unref(BlockJob *job)
 {
     if (--job->refs)
         return;
+    if (job->type->free)
+        job->type->free(job);
     block_job_group_unref(job->group);
     g_clear_error(&job->error);
     g_ptr_array_free(job->users, TRUE);

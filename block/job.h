@@ -38,6 +38,7 @@ typedef struct BlockJobType {
     /* A cancel that is no failure: the job ends without its last step.  True: it does so. */
     bool (*finish_early)(BlockJob *job);
     void (*describe)(BlockJob *job, json_object *info);     /* adds members to BlockJobInfo */
+    void (*free)(BlockJob *job);           /* what describe needs after clean; does not wait */
 } BlockJobType;
 
 struct BlockJob {

@@ -2,6 +2,7 @@
 #include <string.h>
 #include "block/jobs/backing.h"
 #include "block/jobs/mirror.h"
+#include "block/jobs/scrub.h"
 #include "block/transaction.h"
 #include "schema/commands.h"
 
@@ -30,6 +31,16 @@ bool qmp_block_commit(Vm *vm, json_object *arguments, GError **error)
 bool qmp_block_stream(Vm *vm, json_object *arguments, GError **error)
 {
     return block_stream(vm->block, arguments, error);
+}
+
+bool qmp_block_scrub(Vm *vm, json_object *arguments, GError **error)
+{
+    return block_scrub(vm->block, arguments, error);
+}
+
+json_object *qmp_query_block_scrub(Vm *vm, const char *id, GError **error)
+{
+    return block_scrub_result(vm->block, id, error);
 }
 
 bool qmp_change_backing_file(Vm *vm, json_object *arguments, GError **error)

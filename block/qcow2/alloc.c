@@ -44,7 +44,7 @@ static int co_fn take(Qcow2 *s, uint64_t first, uint64_t n, GError **error)
     }
     ret = qcow2_refcount_add(s, offset, bytes, 1, error);
     if (ret == 0)
-        s->fresh = MAX(s->fresh, offset + bytes);
+        qcow2_not_fresh(s, offset + bytes);
     return ret;
 }
 

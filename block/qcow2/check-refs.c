@@ -2,7 +2,7 @@
  * The refcounts against what was counted: first the structures that hold them, then each count, and
  * with it whether the active tables' entries say rightly that a cluster is theirs alone (COPIED).
  */
-#include "block/qcow2/check.h"
+#include "block/qcow2/scrub.h"
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -27,9 +27,9 @@ static void structure_error(Qcow2Check *c, const char *format, ...)
 static void count_block(Qcow2Check *c, uint64_t index)
 {
     Qcow2 *s = c->s;
-    uint64_t offset = s->reftable[index] & QCOW2_REFTABLE_OFFSET_MASK;
+    uint64_t offset = c->reftable[index] & QCOW2_REFTABLE_OFFSET_MASK;
 
-    if (s->reftable[index] & ~QCOW2_REFTABLE_OFFSET_MASK)
+    if (c->reftable[index] & ~QCOW2_REFTABLE_OFFSET_MASK)
         structure_error(c, "refcount table entry %" PRIu64 " has reserved bits set", index);
     if (!offset)
         return;
@@ -38,6 +38,8 @@ static void count_block(Qcow2Check *c, uint64_t index)
                         "corrupted", index);
         return;
     }
+    if (c->live && qcow2_live_is_new(c->live, offset))
+        return;
     if (offset >= c->file_bytes) {
         structure_error(c, "refcount block %" PRIu64 " is outside image", index);
         return;
@@ -51,12 +53,9 @@ static void count_block(Qcow2Check *c, uint64_t index)
 
 static void count_structures(Qcow2Check *c)
 {
-    Qcow2 *s = c->s;
-
-    check_reference(c, s->header.refcount_table_offset,
-                    (uint64_t)s->header.refcount_table_clusters << s->cluster_bits);
-    for (uint64_t i = 0; i < s->reftable_size; i++)
-        if (s->reftable[i])
+    check_reference(c, c->reftable_offset, c->reftable_bytes);
+    for (uint64_t i = 0; i < c->reftable_size; i++)
+        if (c->reftable[i])
             count_block(c, i);
 }
 
@@ -111,6 +110,10 @@ static void compare_block(Qcow2Check *c, uint64_t index, const uint8_t *block)
         uint64_t expected = check_count(c, first + i);
         uint64_t stored = block ? qcow2_refcount_read(s, block, i) : 0;
 
+        if (c->live) {
+            qcow2_live_compare(c->live, first + i, stored);
+            continue;
+        }
         if (G_UNLIKELY(stored != expected)) {
             compare_count(c, first + i, stored, block != NULL);
             if (is_mended(c, stored, expected))
@@ -125,8 +128,15 @@ static bool block_is_readable(const Qcow2Check *c, uint64_t index, uint64_t *ret
 {
     const Qcow2 *s = c->s;
 
-    *ret_offset = index < s->reftable_size ? s->reftable[index] & QCOW2_REFTABLE_OFFSET_MASK : 0;
+    *ret_offset = index < c->reftable_size ? c->reftable[index] & QCOW2_REFTABLE_OFFSET_MASK : 0;
     return *ret_offset && !qcow2_offset_in_cluster(s, *ret_offset) && *ret_offset < c->file_bytes;
+}
+
+static int co_fn read_block(Qcow2Check *c, uint64_t offset, uint8_t *block, GError **error)
+{
+    if (c->live)
+        return qcow2_read_current(&c->s->refcount_cache, offset, block, error);
+    return qcow2_meta_read(c->s, offset, block, c->s->cluster_size, "refcount block", error);
 }
 
 int co_fn qcow2_check_refcounts(Qcow2Check *c, GError **error)
@@ -134,6 +144,7 @@ int co_fn qcow2_check_refcounts(Qcow2Check *c, GError **error)
     Qcow2 *s = c->s;
     uint8_t *block = qcow2_memory(s, s->cluster_size);
     uint64_t offset;
+    int ret = 0;
 
     if (!block) {
         fail(error, ERR_LIMIT, "no memory for a refcount block");
@@ -144,13 +155,16 @@ int co_fn qcow2_check_refcounts(Qcow2Check *c, GError **error)
         g_autoptr(GError) cause = NULL;
         bool readable = block_is_readable(c, i, &offset);
 
-        if (readable &&
-            qcow2_meta_read(s, offset, block, s->cluster_size, "refcount block", &cause) < 0) {
+        if (readable && c->live)
+            ret = qcow2_live_step(c->live, s->cluster_size);
+        if (ret < 0)
+            break;
+        if (readable && read_block(c, offset, block, &cause) < 0) {
             check_unreadable(c, g_steal_pointer(&cause));
             continue;
         }
         compare_block(c, i, readable ? block : NULL);
     }
     free(block);
-    return 0;
+    return ret;
 }

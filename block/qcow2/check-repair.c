@@ -385,6 +385,6 @@ int co_fn qcow2_check_repair(Qcow2Check *c, GError **error)
     /* Where free clusters are is found anew. */
     s->free_hint = 0;
     s->byte_offset = 0;
-    s->fresh = MAX(s->fresh, ALIGN_UP((uint64_t)block_node_size(s->file), s->cluster_size));
+    qcow2_not_fresh(s, ALIGN_UP((uint64_t)block_node_size(s->file), s->cluster_size));
     return ret;
 }

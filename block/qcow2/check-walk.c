@@ -2,10 +2,10 @@
  * Everything that refers to host clusters: L1 and L2 tables, snapshots, bitmaps, the header.
  *
  * L2 tables are read by several coroutines at once; all of them run in one loop and count without
- * waiting, so that refs needs no lock.
+ * waiting, so that refs needs no lock.  A scrub reads one after the other.
  */
 #include "block/qcow2/bitmap-dir.h"
-#include "block/qcow2/check.h"
+#include "block/qcow2/scrub.h"
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -20,12 +20,14 @@ bool check_reference(Qcow2Check *c, uint64_t offset, uint64_t bytes)
 
     if (!bytes)
         return true;
-    if (end < offset || end > c->file_bytes + s->cluster_size) {
+    if (end < offset || end > (c->live ? qcow2_live_end(c->live) : c->file_bytes) + s->cluster_size) {
         check_corrupt(c, "ERROR: counting reference for region exceeding the end of the file by one "
                       "cluster or more: offset 0x%" PRIx64 " size 0x%" PRIx64, offset, bytes);
         return false;
     }
     for (uint64_t i = offset >> s->cluster_bits; i <= (end - 1) >> s->cluster_bits; i++) {
+        if (c->live && i >= c->clusters)
+            break;                         /* it came after the scrub began */
         if (check_count(c, i) == CHECK_COUNT) {
             check_corrupt(c, "ERROR: overflow cluster offset=0x%" PRIx64, i << s->cluster_bits);
             return false;
@@ -38,7 +40,10 @@ bool check_reference(Qcow2Check *c, uint64_t offset, uint64_t bytes)
 
 static void note_copied(Qcow2Check *c, uint64_t offset, bool copied)
 {
-    c->refs[offset >> c->s->cluster_bits] |= copied ? CHECK_COPIED : CHECK_NOT_COPIED;
+    uint64_t cluster = offset >> c->s->cluster_bits;
+
+    if (cluster < c->clusters)
+        c->refs[cluster] |= copied ? CHECK_COPIED : CHECK_NOT_COPIED;
 }
 
 /* One L2 table. */
@@ -125,9 +130,10 @@ static void walk_standard(L2Walk *walk, uint64_t guest, uint64_t entry, uint64_t
         note_copied(c, offset, entry & QCOW2_COPIED);
 }
 
-static void walk_entries(L2Walk *walk, const uint8_t *table, uint64_t guest)
+static void walk_entries(L2Walk *walk, const uint8_t *table, uint64_t offset, uint64_t guest)
 {
-    Qcow2 *s = walk->c->s;
+    Qcow2Check *c = walk->c;
+    Qcow2 *s = c->s;
 
     for (uint64_t i = 0; i < 1ull << s->l2_bits; i++, guest += s->cluster_size) {
         const uint8_t *at = table + i * s->l2_entry_bytes;
@@ -135,11 +141,14 @@ static void walk_entries(L2Walk *walk, const uint8_t *table, uint64_t guest)
 
         if (!entry && !bitmap)
             continue;
+        c->table = offset;
+        c->index = i;
         if (entry & QCOW2_COMPRESSED)
             walk_compressed(walk, entry, bitmap);
         else
             walk_standard(walk, guest, entry, bitmap);
     }
+    c->table = 0;
 }
 
 /* L1 tables. */
@@ -151,6 +160,13 @@ typedef struct TableJob {
     bool active;
 } TableJob;
 
+static int co_fn read_l2(Qcow2Check *c, uint64_t offset, uint8_t *table, GError **error)
+{
+    if (c->live)
+        return qcow2_read_current(&c->s->l2_cache, offset, table, error);
+    return qcow2_meta_read(c->s, offset, table, c->s->cluster_size, "L2 table", error);
+}
+
 static void co_fn table_job(void *opaque)
 {
     TableJob *job = opaque;
@@ -158,11 +174,10 @@ static void co_fn table_job(void *opaque)
     L2Walk walk = { c, job->active, 0 };
     g_autoptr(GError) error = NULL;
     uint8_t *table = qcow2_memory(c->s, c->s->cluster_size);
-    int ret = table ? qcow2_meta_read(c->s, job->offset, table, c->s->cluster_size, "L2 table",
-                                      &error) : -ENOMEM;
+    int ret = table ? read_l2(c, job->offset, table, &error) : -ENOMEM;
 
     if (ret == 0)
-        walk_entries(&walk, table, job->guest);
+        walk_entries(&walk, table, job->offset, job->guest);
     else if (error)
         check_unreadable(c, g_steal_pointer(&error));
     free(table);
@@ -191,16 +206,29 @@ static void co_fn walk_l1_entry(Qcow2Check *c, Qcow2Group *group, uint64_t entry
         note_copied(c, offset, entry & QCOW2_COPIED);
     job = g_new(TableJob, 1);
     *job = (TableJob){ c, group, offset, index << qcow2_l2_cover_bits(c->s), active };
-    qcow2_group_start(group, table_job, job);
+    if (c->live) {
+        group->running++;
+        table_job(job);
+    } else {
+        qcow2_group_start(group, table_job, job);
+    }
 }
 
 static int co_fn walk_l1(Qcow2Check *c, const uint64_t *l1, uint64_t entries, bool active)
 {
     Qcow2Group group = { .max = TABLES_AT_ONCE };
 
-    for (uint64_t i = 0; i < entries; i++)
-        if (l1[i])
-            walk_l1_entry(c, &group, l1[i], i, active);
+    for (uint64_t i = 0; i < entries && group.ret == 0; i++) {
+        uint64_t entry = __atomic_load_n(&l1[i], __ATOMIC_ACQUIRE);
+
+        if (entry && c->live) {
+            group.ret = qcow2_live_step(c->live, c->s->cluster_size);
+            /* As it is now that its table cannot be freed. */
+            entry = group.ret == 0 ? __atomic_load_n(&l1[i], __ATOMIC_ACQUIRE) : 0;
+        }
+        if (entry)
+            walk_l1_entry(c, &group, entry, i, active);
+    }
     return qcow2_group_wait(&group);
 }
 
@@ -252,7 +280,7 @@ static int co_fn walk_snapshots(Qcow2Check *c)
     GArray *snapshots = c->s->snapshots;
     int ret = 0;
 
-    for (unsigned i = 0; snapshots && i < snapshots->len && ret == 0; i++)
+    for (unsigned i = 0; ret == 0 && snapshots && i < snapshots->len; i++)
         ret = walk_snapshot(c, &g_array_index(snapshots, Qcow2Snapshot, i));
     if (ret == 0 && snapshots && snapshots->len)
         check_reference(c, c->s->header.snapshots_offset, c->s->snapshot_table_bytes);

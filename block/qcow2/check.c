@@ -72,6 +72,10 @@ static Qcow2Check *run_new(Qcow2 *s, BlockCheck *result, unsigned fix, GError **
     c->result = result;
     c->fix = fix;
     c->mending = fix != 0;
+    c->reftable = s->reftable;
+    c->reftable_size = s->reftable_size;
+    c->reftable_offset = s->header.refcount_table_offset;
+    c->reftable_bytes = (uint64_t)s->header.refcount_table_clusters << s->cluster_bits;
     c->file_bytes = file_bytes;
     c->clusters = ((uint64_t)file_bytes >> s->cluster_bits) + 2;   /* the last may end past the file */
     c->refs = calloc(c->clusters, sizeof(*c->refs));

@@ -1,6 +1,7 @@
 /*
  * Checking an image: the parts of one run.  check-walk.c counts what refers to each host cluster,
  * check-refs.c compares that with the refcounts, check-repair.c mends, check.c puts them together.
+ * scrub.c uses the first two while the image is in use.
  */
 #pragma once
 #include "block/qcow2/qcow2.h"
@@ -18,6 +19,8 @@ int co_fn qcow2_co_check(BlockNode *node, BlockCheck *check, unsigned fix, GErro
 #define CHECK_NOT_COPIED (1u << 30)
 #define CHECK_COUNT (CHECK_NOT_COPIED - 1)
 
+typedef struct Qcow2Live Qcow2Live;        /* scrub.h */
+
 typedef struct Qcow2Check {
     Qcow2 *s;
     BlockCheck *result;
@@ -27,6 +30,11 @@ typedef struct Qcow2Check {
     uint64_t clusters;                     /* in refs */
     uint64_t file_bytes;
     uint64_t used_end;                     /* host cluster after the last one in use */
+    uint64_t table, index;                 /* the L2 entry that is being looked at; table 0: none */
+    /* The refcount table, in host byte order, and where it lies. */
+    const uint64_t *reftable;
+    uint64_t reftable_size, reftable_offset, reftable_bytes;
+    Qcow2Live *live;                       /* a scrub; NULL: the image stands still */
     bool wrong_refcounts, wrong_copied;    /* to be mended */
     bool rebuild;                          /* the refcount structures cannot be mended in place */
 } Qcow2Check;

@@ -55,9 +55,25 @@ void qcow2_free_later(Qcow2 *s, uint64_t offset, uint64_t bytes, Qcow2Discard ki
 {
     FreeRun run = { offset, bytes, kind };
 
+    qcow2_touch(s, offset, bytes);
     pthread_mutex_lock(&s->frees->mutex);
     g_array_append_val(s->frees->pending, run);
     __atomic_store_n(&s->frees->n_pending, s->frees->pending->len, __ATOMIC_SEQ_CST);
+    pthread_mutex_unlock(&s->frees->mutex);
+}
+
+static void touch_runs(Qcow2 *s, const GArray *runs)
+{
+    for (unsigned i = 0; i < runs->len; i++)
+        qcow2_touch(s, g_array_index(runs, FreeRun, i).offset, g_array_index(runs, FreeRun, i).bytes);
+}
+
+void qcow2_frees_touch(Qcow2 *s)
+{
+    pthread_mutex_lock(&s->frees->mutex);
+    touch_runs(s, s->frees->pending);
+    for (GList *link = s->frees->stable.head; link; link = link->next)
+        touch_runs(s, ((StableRuns *)link->data)->runs);
     pthread_mutex_unlock(&s->frees->mutex);
 }
 

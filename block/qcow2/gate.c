@@ -98,6 +98,7 @@ void co_fn qcow2_exclusive_begin(Qcow2 *s)
     Qcow2Waiter waiter;
 
     co_mutex_lock(&s->exclusive_lock);
+    __atomic_fetch_add(&s->exclusive_turns, 1, __ATOMIC_SEQ_CST);
     __atomic_store_n(&s->exclusive, 1, __ATOMIC_SEQ_CST);
     for (;;) {
         pthread_mutex_lock(&s->gate_mutex);

@@ -1,7 +1,7 @@
 /* What can be done to an image as a whole. */
 #include "block/qcow2/image.h"
 #include "block/qcow2/bitmaps.h"
-#include "block/qcow2/check.h"
+#include "block/qcow2/scrub.h"
 #include "block/qcow2/snapshot.h"
 
 const BlockImageVerbs qcow2_image_verbs = {
@@ -10,6 +10,7 @@ const BlockImageVerbs qcow2_image_verbs = {
     .co_preallocate = qcow2_co_preallocate,
     .co_measure = qcow2_co_measure,
     .co_check = qcow2_co_check,
+    .co_scrub = qcow2_co_scrub,
     .co_amend = qcow2_co_amend,
     .co_set_backing = qcow2_co_set_backing,
     .co_make_empty = qcow2_co_make_empty,

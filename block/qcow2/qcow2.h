@@ -11,6 +11,7 @@
  *   checkpoint.c  writes what is dirty, in the order that makes a crash harmless
  *   refcount.c    refcounts, the blocks and the table that hold them
  *   alloc.c       finds free clusters; free.c gives them back when nobody can see them any more
+ *   touched.c     what changes while a scrub looks at the image
  *   l2.c, map.c   the way from a guest offset to a host offset
  *   io.c, cow.c, zero.c, compress.c   the data path
  *   header.c, create.c, resize.c, amend.c, info.c   the image as a whole
@@ -193,6 +194,7 @@ typedef struct Qcow2Crypto {
 
 typedef struct Qcow2Frees Qcow2Frees;      /* free.c */
 typedef struct Qcow2Overlap Qcow2Overlap;  /* overlap.c */
+typedef struct Qcow2Touched Qcow2Touched;  /* touched.c */
 
 typedef struct Qcow2 {
     BlockNode *node, *file;
@@ -230,6 +232,7 @@ typedef struct Qcow2 {
     pthread_mutex_t gate_mutex;
     Qcow2Waiter *exclusive_waiter, *gate_waiters;   /* gate_mutex */
     CoMutex exclusive_lock;                /* one at a time */
+    gint exclusive_turns;                  /* atomic: how often somebody was alone */
 
     pthread_mutex_t range_mutex;
     Qcow2Range *ranges;                    /* range_mutex */
@@ -247,12 +250,15 @@ typedef struct Qcow2 {
                                               be taken for refcount blocks; busy_end 0: none */
     bool reftable_grows;                   /* has entries in memory that the one on disk lacks */
     uint64_t free_hint;                    /* no cluster before it is free */
-    uint64_t fresh;                        /* host offset: the file was never written from here on */
+    uint64_t fresh;                        /* host offset: the file was never written from here on;
+                                              atomic: read without the lock, too */
     uint64_t byte_offset;                  /* next free byte of a cluster for compressed data; 0: none */
 
     CoMutex flush_lock;                    /* one checkpoint at a time */
     Qcow2Frees *frees;
     Qcow2Overlap *overlap;
+    Qcow2Touched *touched;                 /* changes under the exclusive gate; NULL: nobody asks */
+    gint scrubbing;                        /* atomic: a scrub is under way */
 
     CoMutex grow_lock;                     /* making a file longer that does not grow by itself */
     gint corrupt;                          /* atomic: no more writing */
@@ -372,6 +378,13 @@ void qcow2_mark_reftable(Qcow2 *s, uint64_t index, uint64_t value);
 bool qcow2_pressure(Qcow2 *s);
 void co_fn qcow2_relieve(Qcow2 *s);
 
+/* The file was written, or is about to be, up to @offset.  Under alloc_lock. */
+static inline void qcow2_not_fresh(Qcow2 *s, uint64_t offset)
+{
+    if (offset > s->fresh)
+        __atomic_store_n(&s->fresh, offset, __ATOMIC_RELAXED);
+}
+
 /* refcount.c.  Under alloc_lock, unless said otherwise.  @cluster: host cluster index. */
 int co_fn qcow2_refcount_get(Qcow2 *s, uint64_t cluster, uint64_t *ret);
 /* Adds @delta (±) to each cluster that the host bytes touch; on failure none is changed.  Clusters
@@ -407,6 +420,21 @@ void qcow2_frees_init(Qcow2 *s);
 void qcow2_frees_free(Qcow2 *s);
 /* Under the exclusive gate: checkpoint and all frees. */
 int co_fn qcow2_settle(Qcow2 *s);
+/* Under the exclusive gate: all that waits to be freed counts as touched. */
+void qcow2_frees_touch(Qcow2 *s);
+
+/* touched.c.  Host clusters whose references or counts have changed since qcow2_touched_begin, of the
+ * first @clusters.  begin and end under the exclusive gate: what happened before is over, and what
+ * comes later is noted.  False: no memory. */
+bool qcow2_touched_begin(Qcow2 *s, uint64_t clusters);
+void qcow2_touched_end(Qcow2 *s);
+void qcow2_touched_note(Qcow2 *s, uint64_t offset, uint64_t bytes);
+bool qcow2_is_touched(const Qcow2 *s, uint64_t cluster);
+static inline void qcow2_touch(Qcow2 *s, uint64_t offset, uint64_t bytes)
+{
+    if (G_UNLIKELY(s->touched))
+        qcow2_touched_note(s, offset, bytes);
+}
 
 /* overlap.c.  0: the write is allowed; else the corruption is reported: -EIO. */
 int co_fn qcow2_check_overlap(Qcow2 *s, unsigned own, uint64_t offset, uint64_t bytes);

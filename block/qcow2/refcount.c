@@ -244,7 +244,7 @@ static int co_fn grow_table(Qcow2 *s, uint64_t needed)
     bytes = qcow2_clusters(s, entries * 8) << s->cluster_bits;
     ret = qcow2_refcount_add(s, offset, bytes, 1, NULL);
     if (ret == 0) {
-        s->fresh = MAX(s->fresh, offset + bytes);
+        qcow2_not_fresh(s, offset + bytes);
         ret = qcow2_write_refcounts(s);
         if (ret == 0) {
             co_mutex_lock(&s->flush_lock);
@@ -323,7 +323,7 @@ static int co_fn ensure_block(Qcow2 *s, uint64_t index)
     ret = zero_block(s, offset);
     if (ret < 0)
         return ret;
-    s->fresh = MAX(s->fresh, offset + s->cluster_size);
+    qcow2_not_fresh(s, offset + s->cluster_size);
     qcow2_cache_drop(&s->refcount_cache, offset, s->cluster_size);
     qcow2_mark_reftable(s, index, offset);
     qcow2_overlap_add(s, QCOW2_OL_REFCOUNT_BLOCK, offset, s->cluster_size);
@@ -357,6 +357,7 @@ static int co_fn change_one(Qcow2 *s, uint64_t cluster, int64_t delta)
     }
     qcow2_refcount_write(s, slice->data, index, count + delta);
     qcow2_cache_put(&s->refcount_cache, slice, true);
+    qcow2_touch(s, cluster << s->cluster_bits, 1);
     if (count + delta == 0) {
         s->free_hint = MIN(s->free_hint, cluster);
         if (s->byte_offset >> s->cluster_bits == cluster)

@@ -130,8 +130,77 @@ static int check_image(Check *c, GError **error)
     return check_status(c, error);
 }
 
+/* Repairs by plan: what block-scrub makes and takes. */
+
+typedef struct Scrub {
+    BlockNode *node;
+    BlockScrub scrub;
+    GError *error;
+} Scrub;
+
+static bool co_fn go_on(BlockScrub *scrub, uint64_t bytes)
+{
+    return true;
+}
+
+static void co_fn scrub_run(void *opaque)
+{
+    Scrub *s = opaque;
+
+    block_co_scrub(s->node, &s->scrub, &s->error);
+}
+
+static bool write_plan(const BlockScrub *scrub, const char *filename, GError **error)
+{
+    const char *text = json_object_to_json_string_ext(scrub->plan, JSON_C_TO_STRING_PRETTY);
+    g_autofree char *line = g_strconcat(text, "\n", NULL);
+
+    return g_file_set_contents(filename, line, -1, error);
+}
+
+static int scrub_status(const Img *img, const BlockScrub *s, GError **error)
+{
+    for (size_t i = 0; i < json_object_array_length(s->findings); i++)
+        img_print(img, "%s\n", json_object_get_string(json_object_object_get(
+                                   json_object_array_get_idx(s->findings, i), "message")));
+    img_print(img, "%" PRIu64 " live, %" PRIu64 " reusable, %" PRIu64 " leaked clusters, %" PRIu64
+              " errors\n", s->live, s->reusable, s->leaked, s->errors);
+    if (s->unreadable) {
+        fail(error, ERR_IO, "Check failed");
+        return 1;
+    }
+    if (!s->applied && !s->refused)
+        return s->errors ? 2 : s->leaked ? 3 : 0;
+    img_print(img, "%" PRIu64 " acts done, %" PRIu64 " refused\n", s->applied, s->refused);
+    return s->refused || s->errors + s->leaked > s->applied ? 2 : 0;
+}
+
+/* @plan: a file that gets one; @apply: a file with the one to be carried out; one of them is NULL. */
+static int scrub_image(const Img *img, BlockNode *node, const char *plan, const char *apply,
+                       GError **error)
+{
+    Scrub s = { .node = node, .scrub = { .pace = go_on } };
+    int status = 1;
+
+    if (apply) {
+        s.scrub.apply = json_object_from_file(apply);
+        if (!s.scrub.apply) {
+            fail(error, ERR_INVALID_PARAMETER, "'%s' cannot be read, or is not JSON", apply);
+            return 1;
+        }
+    }
+    co_run_sync(scrub_run, &s);
+    if (s.error)
+        g_propagate_error(error, s.error);
+    else if (apply || write_plan(&s.scrub, plan, error))
+        status = scrub_status(img, &s.scrub, error);
+    block_scrub_clear(&s.scrub);
+    return status;
+}
+
 static int run_check(Img *img, GError **error)
 {
+    const char *plan = img_value(img, IMG_PLAN), *apply = img_value(img, IMG_APPLY);
     const char *repair = img_value(img, 'r');
     Check c = { .img = img };
     int status;
@@ -142,10 +211,13 @@ static int run_check(Img *img, GError **error)
         c.fix = BLOCK_FIX_LEAKS | BLOCK_FIX_ERRORS;
     else if (repair)
         return img_usage(error, "-r needs 'leaks' or 'all', not '%s'", repair);
-    if (!img_open_given(img, img->operands[0], c.fix ? IMG_WRITE | IMG_RESIZE | IMG_REPAIR : 0,
+    if (!!repair + !!plan + !!apply > 1)
+        return img_usage(error, "only one of -r, --plan and --apply can be given");
+    if (!img_open_given(img, img->operands[0], c.fix || apply ? IMG_WRITE | IMG_RESIZE | IMG_REPAIR : 0,
                         &c.image, error))
         return 1;
-    status = check_image(&c, error);
+    status = plan || apply ? scrub_image(img, c.image.node, plan, apply, error)
+                           : check_image(&c, error);
     if (!img_finish(&c.image, *error ? NULL : error))
         status = 1;
     return status;
@@ -154,6 +226,8 @@ static int run_check(Img *img, GError **error)
 static const ImgOption check_options[] = {
     IMG_COMMON, IMG_SOURCE, IMG_SHARE, IMG_JSON, IMG_SOURCE_CACHE,
     { 'r', "repair", "leaks|all", "mend what is found: leaked clusters only, or all that can be" },
+    { IMG_PLAN, "plan", "FILE", "write to FILE what a repair would do, as JSON" },
+    { IMG_APPLY, "apply", "FILE", "do what FILE says, where the image is still as it was" },
     { 0 }
 };
 const ImgCommand img_check = {
