@@ -67,6 +67,38 @@ void block_resume(BlockQuiesce *quiesce)
     g_free(quiesce);
 }
 
+typedef struct ChangeRun {
+    BlockGraph *graph;
+    BlockNode *node;
+    bool co_fn (*fn)(void *opaque, GError **error);
+    void *opaque;
+    GError **error;
+    bool ok;
+} ChangeRun;
+
+static void co_fn change_run(void *opaque)
+{
+    ChangeRun *run = opaque;
+    BlockQuiesce *quiesce;
+
+    co_mutex_lock(&run->graph->change_lock);
+    quiesce = block_quiesce(run->graph, run->node, NULL);
+    run->ok = run->fn(run->opaque, run->error);
+    block_resume(quiesce);
+    co_mutex_unlock(&run->graph->change_lock);
+}
+
+bool block_change(BlockGraph *graph, BlockNode *node,
+                  bool co_fn (*fn)(void *opaque, GError **error), void *opaque, GError **error)
+{
+    ChangeRun run = { graph, node, fn, opaque, error, false };
+
+    block_graph_begin(graph);
+    co_run_sync(change_run, &run);
+    block_graph_end(graph);
+    return run.ok;
+}
+
 void block_user_set_owner(BlockUser *user, const void *owner)
 {
     user->owner = owner;

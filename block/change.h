@@ -13,6 +13,10 @@
 typedef struct BlockQuiesce BlockQuiesce;
 BlockQuiesce *block_quiesce(BlockGraph *graph, BlockNode *node, const void *owner);
 void block_resume(BlockQuiesce *quiesce);
+/* Calls @fn, in a coroutine, while nobody else changes the graph and the users above @node (NULL: all)
+ * are held; returns what it does.  Waits. */
+bool block_change(BlockGraph *graph, BlockNode *node,
+                  bool co_fn (*fn)(void *opaque, GError **error), void *opaque, GError **error);
 /* All users of one owner are held where one of them would be. */
 void block_user_set_owner(BlockUser *user, const void *owner);
 /* Between these two, in one coroutine, the user has a request in flight: work on nodes that is to

@@ -342,6 +342,36 @@ void block_job_abandon(BlockJob *job)
     co_run_sync(abandon_run, job);
 }
 
+typedef struct Launch {
+    const BlockJobType *type;
+    BlockNode *node;
+    const BlockJobConfig *config;
+    BlockJobSetUp *set_up;
+    const void *args;
+    BlockJob *job;                         /* made, perhaps not whole */
+} Launch;
+
+static bool co_fn make(void *opaque, GError **error)
+{
+    Launch *launch = opaque;
+
+    launch->job = block_job_new(launch->type, launch->node->graph, launch->config, NULL, error);
+    return launch->job && launch->set_up(launch->job, launch->args, error);
+}
+
+bool block_job_launch(const BlockJobType *type, BlockNode *node, const BlockJobConfig *config,
+                      BlockJobSetUp *set_up, const void *args, GError **error)
+{
+    Launch launch = { type, node, config, set_up, args, NULL };
+    bool ok = block_change(node->graph, node, make, &launch, error);
+
+    if (ok)
+        block_job_start(launch.job);
+    else if (launch.job)
+        block_job_abandon(launch.job);
+    return ok;
+}
+
 /* For the work. */
 
 void block_job_ready(BlockJob *job)

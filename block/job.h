@@ -77,6 +77,11 @@ bool block_job_config(json_object *options, const char *fallback, BlockJobConfig
 BlockJob *block_job_new(const BlockJobType *type, BlockGraph *graph, const BlockJobConfig *config,
                         BlockJobGroup *group, GError **error);
 void block_job_start(BlockJob *job);
+/* Makes a job and starts it: @set_up does the rest of making it, while nobody else changes the graph and
+ * the users above @node are held.  What it has done when it fails is for @type->clean.  Waits. */
+typedef bool co_fn BlockJobSetUp(BlockJob *job, const void *args, GError **error);
+bool block_job_launch(const BlockJobType *type, BlockNode *node, const BlockJobConfig *config,
+                      BlockJobSetUp *set_up, const void *args, GError **error);
 /* Undoes block_job_new: the job was not started, and is gone. */
 void block_job_abandon(BlockJob *job);
 /* A user of the job's; goes with it. */

@@ -168,8 +168,6 @@ static bool co_fn change_all(GArray *all, GError **error)
         commit(&g_array_index(all, Reopen, i));
     for (unsigned i = all->len; !ok && i-- > 0;)
         take_back(&g_array_index(all, Reopen, i), was_read_only[i]);
-    for (unsigned i = 0; i < all->len; i++)
-        clear(&g_array_index(all, Reopen, i));
     return ok;
 }
 
@@ -190,6 +188,7 @@ static void co_fn read_only_run(void *opaque)
     r.config.read_only = run->read_only;
     g_array_append_val(all, r);
     run->ok = change_all(all, run->error);
+    clear(&g_array_index(all, Reopen, 0));
 }
 
 bool block_node_set_read_only(BlockNode *node, bool read_only, GError **error)
@@ -280,45 +279,32 @@ static bool parse(BlockGraph *graph, json_object *options, Reopen *r, GError **e
     return block_options_common(r->rest, NULL, &r->config, error) && take_children(r, error);
 }
 
-typedef struct ReopenRun {
+typedef struct ReopenList {
     BlockGraph *graph;
     json_object *list;
-    GError **error;
-    bool ok;
-} ReopenRun;
+} ReopenList;
 
-static void co_fn reopen_run(void *opaque)
+static bool co_fn reopen(void *opaque, GError **error)
 {
-    ReopenRun *run = opaque;
     g_autoptr(GArray) all = g_array_new(false, true, sizeof(Reopen));
-    BlockQuiesce *quiesce;
+    const ReopenList *run = opaque;
     bool ok = true;
 
-    co_mutex_lock(&run->graph->change_lock);
-    quiesce = block_quiesce(run->graph, NULL, NULL);
     for (size_t i = 0; ok && i < json_object_array_length(run->list); i++) {
         Reopen r;
 
-        ok = parse(run->graph, json_object_array_get_idx(run->list, i), &r, run->error);
-        if (ok)
-            g_array_append_val(all, r);
-        else
-            clear(&r);
+        ok = parse(run->graph, json_object_array_get_idx(run->list, i), &r, error);
+        g_array_append_val(all, r);
     }
-    if (ok)
-        run->ok = change_all(all, run->error);
-    for (unsigned i = 0; !ok && i < all->len; i++)
+    ok = ok && change_all(all, error);
+    for (unsigned i = 0; i < all->len; i++)
         clear(&g_array_index(all, Reopen, i));
-    block_resume(quiesce);
-    co_mutex_unlock(&run->graph->change_lock);
+    return ok;
 }
 
 bool block_reopen(BlockGraph *graph, json_object *list, GError **error)
 {
-    ReopenRun run = { graph, list, error, false };
+    ReopenList run = { graph, list };
 
-    block_graph_begin(graph);
-    co_run_sync(reopen_run, &run);
-    block_graph_end(graph);
-    return run.ok;
+    return block_change(graph, NULL, reopen, &run, error);
 }

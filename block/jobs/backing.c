@@ -1,6 +1,7 @@
 /* What the jobs on chains of backing files share; change-backing-file. */
 #include "block/jobs/backing.h"
 #include "block/chain.h"
+#include "block/jobs/copy.h"
 #include "block/node.h"
 #include <string.h>
 
@@ -80,53 +81,61 @@ BlockNode *block_chain_find(BlockNode *top, const char *node_name, const char *f
     return NULL;
 }
 
-typedef struct NameRun {
+bool block_chain_args(BlockGraph *graph, json_object *data, BlockChainArgs *args, GError **error)
+{
+    const char *device = NULL;
+
+    *args = (BlockChainArgs){ 0 };
+    if (!options_get_str(data, "device", &device, error) ||
+        !options_get_str(data, "backing-file", &args->backing_name, error) ||
+        !block_job_get_on_error(data, "on-error", &args->on_error, error) ||
+        !block_job_config(data, block_drive_find(graph, device) ? device : NULL, &args->config,
+                          error))
+        return false;
+    args->device = block_node_lookup(graph, device, device, error);
+    return args->device != NULL;
+}
+
+typedef struct NewName {
     BlockNode *image;
     const char *name;
-    GError **error;
-    bool ok;
-} NameRun;
+} NewName;
 
-static void co_fn name_run(void *opaque)
+static bool co_fn set_name(void *opaque, GError **error)
 {
-    NameRun *run = opaque;
-    BlockQuiesce *quiesce;
-    bool was_read_only;
+    NewName *new = opaque;
+    bool was_read_only = new->image->config.read_only, ok;
+    BlockNode *backing = block_node_backing(new->image);
 
-    co_mutex_lock(&run->image->graph->change_lock);
-    quiesce = block_quiesce(run->image->graph, run->image, NULL);
-    was_read_only = run->image->config.read_only;
-    if (block_node_set_read_only(run->image, false, run->error)) {
-        BlockNode *backing = block_node_backing(run->image);
-
-        run->ok = block_co_set_backing(run->image, run->name,
-                                       backing ? backing->driver->name : NULL, run->error) == 0;
-        block_node_set_read_only(run->image, was_read_only, NULL);
-    }
-    block_resume(quiesce);
-    co_mutex_unlock(&run->image->graph->change_lock);
+    if (!block_node_set_read_only(new->image, false, error))
+        return false;
+    ok = block_co_set_backing(new->image, new->name, backing ? backing->driver->name : NULL,
+                              error) == 0;
+    block_node_set_read_only(new->image, was_read_only, NULL);
+    return ok;
 }
 
 bool block_change_backing_file(BlockGraph *graph, json_object *data, GError **error)
 {
     const char *device = NULL, *image = NULL, *name = NULL;
-    NameRun run = { .error = error };
+    NewName new = { 0 };
     BlockNode *top;
+    bool ok;
 
     if (!options_get_str(data, "device", &device, error) ||
         !options_get_str(data, "image-node-name", &image, error) ||
         !options_get_str(data, "backing-file", &name, error))
         return false;
     top = block_node_lookup(graph, device, device, error);
-    run.image = top ? block_chain_find(top, image, NULL, error) : NULL;
-    if (!run.image)
+    new.image = top ? block_chain_find(top, image, NULL, error) : NULL;
+    if (!new.image)
         return false;
-    if (!block_node_backing(run.image))
+    if (!block_node_backing(new.image))
         return fail(error, ERR_INVALID_PARAMETER, "not allowing backing file change on an image "
                                                   "without a backing file");
-    run.name = name;
-    block_node_get(run.image);
-    co_run_sync(name_run, &run);
-    block_node_put(run.image);
-    return run.ok;
+    new.name = name;
+    block_node_get(new.image);
+    ok = block_change(graph, new.image, set_name, &new, error);
+    block_node_put(new.image);
+    return ok;
 }

@@ -2,6 +2,15 @@
 #pragma once
 #include "block/job.h"
 
+/* What block-commit and block-stream take alike. */
+typedef struct BlockChainArgs {
+    BlockNode *device;                     /* borrowed */
+    const char *backing_name;              /* NULL: not given */
+    BlockOnError on_error;
+    BlockJobConfig config;
+} BlockChainArgs;
+bool block_chain_args(BlockGraph *graph, json_object *data, BlockChainArgs *args, GError **error);
+
 /* @image gets another backing node (NULL: none), and its header the name (@name: NULL: the backing
  * node's own).  Quiesced: what is above it.  All or nothing. */
 bool co_fn block_change_backing(BlockNode *image, BlockNode *backing, const char *name,

@@ -172,33 +172,31 @@ static const BlockJobType commit_type = {
 
 /* Starting. */
 
-typedef struct CommitRun {
-    BlockGraph *graph;
+typedef struct CommitArgs {
+    BlockChainArgs common;
     BlockNode *overlay, *top, *base;
-    const BlockJobConfig *config;
-    const char *backing_name;
-    BlockOnError on_error;
-    GError **error;
-    BlockJob *job;
-} CommitRun;
+} CommitArgs;
 
-static bool co_fn set_up(Commit *c, const CommitRun *run, GError **error)
+static bool co_fn set_up(BlockJob *job, const void *opaque, GError **error)
 {
-    c->overlay = block_node_get(run->overlay);
-    c->top = block_node_get(run->top);
-    c->base = block_node_get(run->base);
-    c->on_error = run->on_error;
-    c->backing_name = g_strdup(run->backing_name);
+    const CommitArgs *args = opaque;
+    Commit *c = (Commit *)job;
+
+    c->overlay = block_node_get(args->overlay);
+    c->top = block_node_get(args->top);
+    c->base = block_node_get(args->base);
+    c->on_error = args->common.on_error;
+    c->backing_name = g_strdup(args->common.backing_name);
     block_job_tasks_init(&c->tasks, WORKERS);
     c->base_was_read_only = c->base->config.read_only;
     if (!block_node_set_read_only(c->base, false, error))
         return false;
     c->claimed = true;
-    if (!block_chain_claim(&c->job, c->top, c->base, error) ||
-        !block_job_use(&c->job, c->base, BLOCK_PERM_WRITE | BLOCK_PERM_RESIZE, 0, error))
+    if (!block_chain_claim(job, c->top, c->base, error) ||
+        !block_job_use(job, c->base, BLOCK_PERM_WRITE | BLOCK_PERM_RESIZE, 0, error))
         return false;
-    c->user = block_job_use(&c->job, c->top, BLOCK_PERM_READ,
-                            BLOCK_PERM_READ | BLOCK_PERM_WRITE_SAME, error);
+    c->user = block_job_use(job, c->top, BLOCK_PERM_READ, BLOCK_PERM_READ | BLOCK_PERM_WRITE_SAME,
+                            error);
     if (!c->user)
         return false;
     c->todo = block_bitmap_new(c->top, NULL, 0, error);
@@ -207,41 +205,17 @@ static bool co_fn set_up(Commit *c, const CommitRun *run, GError **error)
     return c->todo != NULL;
 }
 
-static void co_fn start_run(void *opaque)
+static bool start_active(const CommitArgs *args, GError **error)
 {
-    CommitRun *run = opaque;
-    BlockQuiesce *quiesce;
-    BlockJob *job;
+    BlockOnError on_error = args->common.on_error;
+    BlockMirrorArgs mirror = { .source = args->top, .target = args->base, .sync = BLOCK_MIRROR_TOP,
+                               .base = args->base, .unmap = true, .is_commit = true,
+                               .on_source_error = on_error, .on_target_error = on_error };
 
-    co_mutex_lock(&run->graph->change_lock);
-    quiesce = block_quiesce(run->graph, run->base, NULL);
-    job = block_job_new(&commit_type, run->graph, run->config, NULL, run->error);
-    if (job && set_up((Commit *)job, run, run->error))
-        run->job = job;
-    else if (job)
-        block_job_abandon(job);
-    block_resume(quiesce);
-    co_mutex_unlock(&run->graph->change_lock);
-}
-
-static bool start_active(const CommitRun *run, uint64_t speed, GError **error)
-{
-    BlockMirrorArgs args = { .source = run->top, .target = run->base, .sync = BLOCK_MIRROR_TOP,
-                             .base = run->base, .unmap = true, .is_commit = true,
-                             .on_source_error = run->on_error, .on_target_error = run->on_error };
-    BlockJob *job;
-
-    if (run->backing_name)
+    if (args->common.backing_name)
         return fail(error, ERR_INVALID_PARAMETER, "'backing-file' specified, but 'top' is the active "
                                                   "layer");
-    block_node_get(run->top);
-    block_node_get(run->base);
-    job = block_mirror_new(run->graph, &args, run->config, error);
-    block_node_put(run->top);
-    block_node_put(run->base);
-    if (job)
-        block_job_start(job);
-    return job != NULL;
+    return block_mirror_launch(&mirror, &args->common.config, error);
 }
 
 static BlockNode *lowest(BlockNode *node)
@@ -251,8 +225,9 @@ static BlockNode *lowest(BlockNode *node)
     return node;
 }
 
-static bool find_nodes(CommitRun *run, json_object *data, BlockNode *device, GError **error)
+static bool find_nodes(CommitArgs *args, json_object *data, GError **error)
 {
+    BlockNode *device = args->common.device;
     const char *top_node = NULL, *base_node = NULL, *top = NULL, *base = NULL;
 
     if (!options_get_str(data, "top-node", &top_node, error) ||
@@ -263,48 +238,38 @@ static bool find_nodes(CommitRun *run, json_object *data, BlockNode *device, GEr
         return fail(error, ERR_INVALID_PARAMETER, "'top-node' and 'top' are mutually exclusive");
     if (base_node && base)
         return fail(error, ERR_INVALID_PARAMETER, "'base-node' and 'base' are mutually exclusive");
-    run->top = top_node || top ? block_chain_find(device, top_node, top, error)
+    args->top = top_node || top ? block_chain_find(device, top_node, top, error)
                                : block_node_skip_filters(device);
-    if (!run->top)
+    if (!args->top)
         return false;
-    run->base = base_node || base ? block_chain_find(run->top, base_node, base, error)
-                                  : lowest(run->top);
-    if (!run->base)
+    args->base = base_node || base ? block_chain_find(args->top, base_node, base, error)
+                                  : lowest(args->top);
+    if (!args->base)
         return false;
-    if (run->top == run->base)
+    if (args->top == args->base)
         return fail(error, ERR_INVALID_PARAMETER, "cannot commit an image into itself");
-    for (BlockNode *node = device; node && node != run->top; node = block_node_below(node))
+    for (BlockNode *node = device; node && node != args->top; node = block_node_below(node))
         if (node->driver->has_backing)
-            run->overlay = node;
+            args->overlay = node;
     return true;
 }
 
 bool block_commit(BlockGraph *graph, json_object *data, GError **error)
 {
-    CommitRun run = { .graph = graph, .error = error };
-    const char *name = NULL;
-    BlockJobConfig config;
-    BlockNode *device;
+    CommitArgs args = { 0 };
+    bool ok;
 
-    if (!options_get_str(data, "device", &name, error) ||
-        !options_get_str(data, "backing-file", &run.backing_name, error) ||
-        !block_job_get_on_error(data, "on-error", &run.on_error, error) ||
-        !block_job_config(data, block_drive_find(graph, name) ? name : NULL, &config, error))
+    if (!block_chain_args(graph, data, &args.common, error) || !find_nodes(&args, data, error))
         return false;
-    device = block_node_lookup(graph, name, name, error);
-    if (!device || !find_nodes(&run, data, device, error))
-        return false;
-    run.config = &config;
-    if (!run.overlay)
-        return start_active(&run, config.speed, error);
-    block_node_get(run.top);
-    block_node_get(run.base);
-    block_node_get(run.overlay);
-    co_run_sync(start_run, &run);
-    block_node_put(run.top);
-    block_node_put(run.base);
-    block_node_put(run.overlay);
-    if (run.job)
-        block_job_start(run.job);
-    return run.job != NULL;
+    block_node_get(args.top);              /* setting up waits */
+    block_node_get(args.base);
+    if (args.overlay)
+        block_node_get(args.overlay);
+    ok = args.overlay ? block_job_launch(&commit_type, args.base, &args.common.config, set_up, &args,
+                                         error)
+                      : start_active(&args, error);
+    block_node_put(args.top);
+    block_node_put(args.base);
+    block_node_put(args.overlay);
+    return ok;
 }

@@ -372,8 +372,10 @@ static bool co_fn begin_commit(Mirror *m, GError **error)
            block_chain_claim(&m->job, m->source, m->target, error);
 }
 
-static bool co_fn set_up(Mirror *m, const BlockMirrorArgs *args, GError **error)
+static bool co_fn set_up(BlockJob *job, const void *opaque, GError **error)
 {
+    const BlockMirrorArgs *args = opaque;
+    Mirror *m = (Mirror *)job;
     uint64_t buffer = args->buffer ? args->buffer : BUFFER_DEFAULT;
     unsigned perm = BLOCK_PERM_WRITE | (args->is_commit ? BLOCK_PERM_RESIZE : 0);
     unsigned target_shared = args->is_commit ? 0 : BLOCK_PERM_READ | BLOCK_PERM_WRITE_SAME;
@@ -386,11 +388,11 @@ static bool co_fn set_up(Mirror *m, const BlockMirrorArgs *args, GError **error)
     m->unmap = args->unmap;
     m->on_source_error = args->on_source_error;
     m->on_target_error = args->on_target_error;
-    m->user = block_job_use(&m->job, m->source, BLOCK_PERM_READ,
+    m->user = block_job_use(job, m->source, BLOCK_PERM_READ,
                             BLOCK_PERM_ALL & ~BLOCK_PERM_RESIZE, error);
     if (!m->user || (args->is_commit && !begin_commit(m, error)))
         return false;
-    m->target_user = block_job_use(&m->job, m->target, perm, target_shared, error);
+    m->target_user = block_job_use(job, m->target, perm, target_shared, error);
     if (!m->target_user || !find_replaced(m, args, error) || !insert_filter(m, args, error))
         return false;
     m->dirty = block_bitmap_new(m->source, NULL, args->granularity, error);
@@ -403,40 +405,10 @@ static bool co_fn set_up(Mirror *m, const BlockMirrorArgs *args, GError **error)
     return true;
 }
 
-typedef struct MirrorRun {
-    BlockGraph *graph;
-    const BlockMirrorArgs *args;
-    const BlockJobConfig *config;
-    GError **error;
-    BlockJob *job;
-} MirrorRun;
-
-static void co_fn mirror_new_run(void *opaque)
+bool block_mirror_launch(const BlockMirrorArgs *args, const BlockJobConfig *config, GError **error)
 {
-    MirrorRun *run = opaque;
-    const BlockMirrorArgs *args = run->args;
-    BlockQuiesce *quiesce;
-    BlockJob *job;
-
-    co_mutex_lock(&run->graph->change_lock);
-    quiesce = block_quiesce(run->graph, args->source, NULL);
-    job = block_job_new(args->is_commit ? &commit_type : &mirror_type, run->graph, run->config,
-                        NULL, run->error);
-    if (job && set_up((Mirror *)job, args, run->error))
-        run->job = job;
-    block_resume(quiesce);
-    if (job && !run->job)
-        block_job_abandon(job);
-    co_mutex_unlock(&run->graph->change_lock);
-}
-
-BlockJob *block_mirror_new(BlockGraph *graph, const BlockMirrorArgs *args,
-                           const BlockJobConfig *config, GError **error)
-{
-    MirrorRun run = { graph, args, config, error, NULL };
-
-    co_run_sync(mirror_new_run, &run);
-    return run.job;
+    return block_job_launch(args->is_commit ? &commit_type : &mirror_type, args->source, config, set_up,
+                            args, error);
 }
 
 /* blockdev-mirror. */
@@ -482,7 +454,7 @@ bool block_mirror(BlockGraph *graph, json_object *data, GError **error)
     const char *device = NULL, *target = NULL;
     int sync = BLOCK_MIRROR_FULL, copy_mode = 0;
     BlockJobConfig config;
-    BlockJob *job;
+    bool ok;
 
     if (!options_get_str(data, "device", &device, error) ||
         !options_get_str(data, "target", &target, error) ||
@@ -504,10 +476,8 @@ bool block_mirror(BlockGraph *graph, json_object *data, GError **error)
     args.base = sync == BLOCK_MIRROR_TOP ? block_node_backing(args.source) : NULL;
     block_node_get(args.source);           /* setting up waits */
     block_node_get(args.target);
-    job = block_mirror_new(graph, &args, &config, error);
+    ok = block_mirror_launch(&args, &config, error);
     block_node_put(args.source);
     block_node_put(args.target);
-    if (job)
-        block_job_start(job);
-    return job != NULL;
+    return ok;
 }

@@ -18,7 +18,7 @@ typedef struct BlockMirrorArgs {
     bool is_commit;                        /* the target is below the source, and takes its place */
 } BlockMirrorArgs;
 
-BlockJob *block_mirror_new(BlockGraph *graph, const BlockMirrorArgs *args,
-                           const BlockJobConfig *config, GError **error);
+/* The caller holds the nodes.  Waits. */
+bool block_mirror_launch(const BlockMirrorArgs *args, const BlockJobConfig *config, GError **error);
 /* blockdev-mirror, by its QMP arguments.  Waits. */
 bool block_mirror(BlockGraph *graph, json_object *data, GError **error);

@@ -157,30 +157,27 @@ static const BlockJobType stream_type = {
 
 /* Starting. */
 
-typedef struct StreamRun {
-    BlockGraph *graph;
+typedef struct StreamArgs {
+    BlockChainArgs common;
     BlockNode *image, *base;
-    const char *backing_name;
-    BlockOnError on_error;
-    const BlockJobConfig *config;
-    GError **error;
-    BlockJob *job;
-} StreamRun;
+} StreamArgs;
 
-static bool co_fn set_up(Stream *s, const StreamRun *run, GError **error)
+static bool co_fn set_up(BlockJob *job, const void *opaque, GError **error)
 {
     unsigned shared = BLOCK_PERM_ALL & ~(BLOCK_PERM_WRITE | BLOCK_PERM_RESIZE);
+    const StreamArgs *args = opaque;
+    Stream *s = (Stream *)job;
 
-    s->image = block_node_get(run->image);
-    s->base = run->base ? block_node_get(run->base) : NULL;
-    s->backing_name = g_strdup(run->backing_name);
-    s->on_error = run->on_error;
+    s->image = block_node_get(args->image);
+    s->base = args->base ? block_node_get(args->base) : NULL;
+    s->backing_name = g_strdup(args->common.backing_name);
+    s->on_error = args->common.on_error;
     block_job_tasks_init(&s->tasks, WORKERS);
-    s->user = block_job_use(&s->job, s->image, BLOCK_PERM_READ | BLOCK_PERM_WRITE_SAME,
+    s->user = block_job_use(job, s->image, BLOCK_PERM_READ | BLOCK_PERM_WRITE_SAME,
                             BLOCK_PERM_ALL & ~BLOCK_PERM_RESIZE, error);
     for (BlockNode *node = block_node_below(s->image); s->user && node && node != s->base;
          node = block_node_below(node))
-        if (!block_job_use(&s->job, node, BLOCK_PERM_READ, shared, error))
+        if (!block_job_use(job, node, BLOCK_PERM_READ, shared, error))
             return false;
     if (!s->user)
         return false;
@@ -189,24 +186,7 @@ static bool co_fn set_up(Stream *s, const StreamRun *run, GError **error)
     return true;
 }
 
-static void co_fn start_run(void *opaque)
-{
-    StreamRun *run = opaque;
-    BlockQuiesce *quiesce;
-    BlockJob *job;
-
-    co_mutex_lock(&run->graph->change_lock);
-    quiesce = block_quiesce(run->graph, run->image, NULL);
-    job = block_job_new(&stream_type, run->graph, run->config, NULL, run->error);
-    if (job && set_up((Stream *)job, run, run->error))
-        run->job = job;
-    else if (job)
-        block_job_abandon(job);
-    block_resume(quiesce);
-    co_mutex_unlock(&run->graph->change_lock);
-}
-
-static bool find_base(StreamRun *run, json_object *data, GError **error)
+static bool find_base(StreamArgs *args, json_object *data, GError **error)
 {
     const char *base = NULL, *base_node = NULL, *bottom = NULL;
     BlockNode *node;
@@ -219,17 +199,17 @@ static bool find_base(StreamRun *run, json_object *data, GError **error)
         return fail(error, ERR_INVALID_PARAMETER, "'base', 'base-node' and 'bottom' cannot be "
                                                   "specified at the same time");
     if (bottom) {
-        node = block_chain_find(run->image, bottom, NULL, error);
-        run->base = node ? block_node_below(node) : NULL;
+        node = block_chain_find(args->image, bottom, NULL, error);
+        args->base = node ? block_node_below(node) : NULL;
         return node != NULL;
     }
     if (base || base_node)
-        run->base = block_chain_find(run->image, base_node, base, error);
-    if ((base || base_node) && !run->base)
+        args->base = block_chain_find(args->image, base_node, base, error);
+    if ((base || base_node) && !args->base)
         return false;
-    if (run->base == run->image)
+    if (args->base == args->image)
         return fail(error, ERR_INVALID_PARAMETER, "cannot stream an image into itself");
-    if (!run->base && run->backing_name)
+    if (!args->base && args->common.backing_name)
         return fail(error, ERR_INVALID_PARAMETER, "backing file specified, but streaming the entire "
                                                   "chain");
     return true;
@@ -237,29 +217,19 @@ static bool find_base(StreamRun *run, json_object *data, GError **error)
 
 bool block_stream(BlockGraph *graph, json_object *data, GError **error)
 {
-    StreamRun run = { .graph = graph, .error = error };
-    const char *name = NULL;
-    BlockJobConfig config;
-    BlockNode *device;
+    StreamArgs args = { 0 };
+    bool ok;
 
-    if (!options_get_str(data, "device", &name, error) ||
-        !options_get_str(data, "backing-file", &run.backing_name, error) ||
-        !block_job_get_on_error(data, "on-error", &run.on_error, error) ||
-        !block_job_config(data, block_drive_find(graph, name) ? name : NULL, &config, error))
+    if (!block_chain_args(graph, data, &args.common, error))
         return false;
-    device = block_node_lookup(graph, name, name, error);
-    if (!device)
+    args.image = block_node_skip_filters(args.common.device);
+    if (!find_base(&args, data, error))
         return false;
-    run.config = &config;
-    run.image = block_node_get(block_node_skip_filters(device));
-    if (find_base(&run, data, error)) {
-        if (run.base)
-            block_node_get(run.base);
-        co_run_sync(start_run, &run);
-        block_node_put(run.base);
-    }
-    block_node_put(run.image);
-    if (run.job)
-        block_job_start(run.job);
-    return run.job != NULL;
+    block_node_get(args.image);            /* setting up waits */
+    if (args.base)
+        block_node_get(args.base);
+    ok = block_job_launch(&stream_type, args.image, &args.common.config, set_up, &args, error);
+    block_node_put(args.base);
+    block_node_put(args.image);
+    return ok;
 }
