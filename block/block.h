@@ -41,6 +41,8 @@ typedef enum BlockReqFlags {
 /* The graph of a machine; made by vm.c, tests and tools. */
 BlockGraph *block_graph_new(Object *root, GError **error);
 BlockGraph *block_graph_of(const Object *any);
+/* The guest's clock, which snapshots note: @clock_ns is called in the main thread.  Without one: 0. */
+void block_graph_set_clock(BlockGraph *graph, int64_t (*clock_ns)(void *opaque), void *opaque);
 /* Closes every node, and waits for what else is under way; users must be gone. */
 void block_graph_close(BlockGraph *graph);
 

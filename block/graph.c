@@ -65,6 +65,12 @@ BlockGraph *block_graph_new(Object *root, GError **error)
     return added ? (BlockGraph *)obj : NULL;
 }
 
+void block_graph_set_clock(BlockGraph *graph, int64_t (*clock_ns)(void *opaque), void *opaque)
+{
+    graph->clock_ns = clock_ns;
+    graph->clock_opaque = opaque;
+}
+
 BlockGraph *block_graph_of(const Object *any)
 {
     return (BlockGraph *)object_child(object_root(any), "block");

@@ -170,12 +170,40 @@ static BlockNode *snapshot_node(BlockNode *node)
     return node;
 }
 
+bool block_node_has_snapshots(BlockNode *node)
+{
+    return verbs_of(snapshot_node(node))->co_snapshot_create;
+}
+
 GPtrArray *block_snapshots(BlockNode *node)
 {
     node = snapshot_node(node);
     if (verbs_of(node)->snapshots)
         return verbs_of(node)->snapshots(node);
     return g_ptr_array_new_with_free_func((GDestroyNotify)block_snapshot_free);
+}
+
+json_object *block_snapshot_describe(const BlockSnapshot *snapshot)
+{
+    const struct {
+        const char *key;
+        uint64_t value;
+    } members[] = {
+        { "vm-state-size", snapshot->vm_state_size },
+        { "date-sec", snapshot->date_sec },
+        { "date-nsec", snapshot->date_nsec },
+        { "vm-clock-sec", snapshot->vm_clock_nsec / 1000000000 },
+        { "vm-clock-nsec", snapshot->vm_clock_nsec % 1000000000 },
+        { "icount", snapshot->icount },
+    };
+    unsigned n = G_N_ELEMENTS(members) - (snapshot->icount == UINT64_MAX);
+    json_object *info = json_object_new_object();
+
+    json_object_object_add(info, "id", json_object_new_string(snapshot->id));
+    json_object_object_add(info, "name", json_object_new_string(snapshot->name));
+    for (unsigned i = 0; i < n; i++)
+        json_object_object_add(info, members[i].key, json_object_new_uint64(members[i].value));
+    return info;
 }
 
 static const char no_snapshots[] = "does not support internal snapshots";

@@ -79,6 +79,7 @@ typedef struct BlockSnapshot {
     uint64_t icount;                       /* UINT64_MAX: none */
 } BlockSnapshot;
 void block_snapshot_free(BlockSnapshot *snapshot);
+json_object *block_snapshot_describe(const BlockSnapshot *snapshot);   /* QMP's SnapshotInfo */
 
 struct BlockImageVerbs {
     const BlockCreateOption *create_options;
@@ -166,6 +167,7 @@ int co_fn block_co_set_backing(BlockNode *node, const char *filename, const char
                                GError **error);
 int co_fn block_co_make_empty(BlockNode *node, GError **error);
 GPtrArray *block_snapshots(BlockNode *node);            /* empty where the driver has none */
+bool block_node_has_snapshots(BlockNode *node);         /* whether the driver, or what it filters, can */
 int co_fn block_co_snapshot_create(BlockNode *node, BlockSnapshot *snapshot, GError **error);
 int co_fn block_co_snapshot_goto(BlockNode *node, const char *id_or_name, GError **error);
 int co_fn block_co_snapshot_delete(BlockNode *node, const char *id_or_name, GError **error);

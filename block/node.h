@@ -107,6 +107,8 @@ struct BlockGraph {
     unsigned under_way;                    /* openings and closings */
     CoQueue settled;                       /* of coroutines: one of them has ended */
     CoQueue refreshed;                     /* of coroutines: a node has been */
+    int64_t (*clock_ns)(void *opaque);     /* the guest's; NULL: there is none */
+    void *clock_opaque;
 };
 
 /* A thread's counters of a user. */

@@ -2,6 +2,7 @@
  * What QMP tells about nodes and users: BlockDeviceInfo, ImageInfo, BlockInfo, BlockStats, with
  * QEMU's members.
  */
+#include "block/image.h"
 #include "block/node.h"
 #include <errno.h>
 
@@ -29,6 +30,19 @@ static int64_t allocated_size(BlockNode *node)
     return node->driver->allocated_size ? node->driver->allocated_size(node) : -ENOTSUP;
 }
 
+static void add_snapshots(BlockNode *node, json_object *info)
+{
+    g_autoptr(GPtrArray) snapshots = block_snapshots(node);
+    json_object *list;
+
+    if (!snapshots->len)
+        return;
+    list = json_object_new_array();
+    for (unsigned i = 0; i < snapshots->len; i++)
+        json_object_array_add(list, block_snapshot_describe(snapshots->pdata[i]));
+    json_object_object_add(info, "snapshots", list);
+}
+
 json_object *block_node_image_info(BlockNode *node, GError **error)
 {
     int64_t size = block_node_size(node), allocated = allocated_size(node);
@@ -47,6 +61,7 @@ json_object *block_node_image_info(BlockNode *node, GError **error)
     add_bool(info, "dirty-flag", false);
     if (node->driver->image_info)
         node->driver->image_info(node, info);
+    add_snapshots(node, info);
     return info;
 }
 

@@ -23,6 +23,7 @@ static const BlockActionType *const action_types[] = {
     &block_bitmap_enable_action,
     &block_bitmap_merge_action,
     &block_bitmap_remove_action,
+    &block_internal_snapshot_action,
     &block_snapshot_action,
     &block_snapshot_sync_action,
 };

@@ -36,4 +36,8 @@ bool block_action(BlockGraph *graph, const char *type, json_object *data, GError
 extern const BlockActionType block_bitmap_add_action, block_bitmap_remove_action,
     block_bitmap_clear_action, block_bitmap_enable_action, block_bitmap_disable_action,
     block_bitmap_merge_action, block_backup_action, block_snapshot_action,
-    block_snapshot_sync_action;
+    block_snapshot_sync_action, block_internal_snapshot_action;
+
+/* blockdev-snapshot-delete-internal-sync: what was deleted (SnapshotInfo), or NULL.  Waits. */
+json_object *block_internal_snapshot_delete(BlockGraph *graph, const char *device, const char *id,
+                                            const char *name, GError **error);

@@ -58,6 +58,12 @@ bool qmp_blockdev_reopen(Vm *vm, json_object *arguments, GError **error)
     return block_reopen(vm->block, json_object_object_get(arguments, "options"), error);
 }
 
+json_object *qmp_blockdev_snapshot_delete_internal_sync(Vm *vm, const char *device, const char *id,
+                                                        const char *name, GError **error)
+{
+    return block_internal_snapshot_delete(vm->block, device, id, name, error);
+}
+
 #define ACTION(c_name, name)                                                                       \
     bool qmp_##c_name(Vm *vm, json_object *arguments, GError **error)                              \
     {                                                                                              \
@@ -65,6 +71,7 @@ bool qmp_blockdev_reopen(Vm *vm, json_object *arguments, GError **error)
     }
 ACTION(blockdev_backup, "blockdev-backup")
 ACTION(blockdev_snapshot, "blockdev-snapshot")
+ACTION(blockdev_snapshot_internal_sync, "blockdev-snapshot-internal-sync")
 ACTION(blockdev_snapshot_sync, "blockdev-snapshot-sync")
 ACTION(block_dirty_bitmap_add, "block-dirty-bitmap-add")
 ACTION(block_dirty_bitmap_remove, "block-dirty-bitmap-remove")

@@ -299,6 +299,13 @@ static void on_kvm_event(void *opaque, KvmEvent what, const char *reason)
     vm_request(opaque, requests[what], reason);
 }
 
+static int64_t guest_clock(void *opaque)
+{
+    Vm *vm = opaque;
+
+    return vm->machine ? machine_clock_ns(vm->machine) : 0;
+}
+
 Vm *vm_new(GError **error)
 {
     Vm *vm = g_new0(Vm, 1);
@@ -316,7 +323,9 @@ Vm *vm_new(GError **error)
     };
     vm->kvm_env = (KvmEnv){ .event = on_kvm_event, .lock = &vm->lock, .opaque = vm };
     vm->block = block_graph_new(vm->root, error);
-    if (!vm->block)
+    if (vm->block)
+        block_graph_set_clock(vm->block, guest_clock, vm);
+    else
         g_clear_pointer(&vm, vm_free);
     return vm;
 }

@@ -95,37 +95,6 @@ static void print_info(BlockNode *node, json_object *info)
     }
 }
 
-static json_object *describe_snapshot(const BlockSnapshot *s)
-{
-    json_object *obj = json_object_new_object();
-
-    json_object_object_add(obj, "id", json_object_new_string(s->id));
-    json_object_object_add(obj, "name", json_object_new_string(s->name));
-    json_object_object_add(obj, "vm-state-size", json_object_new_uint64(s->vm_state_size));
-    json_object_object_add(obj, "date-sec", json_object_new_uint64(s->date_sec));
-    json_object_object_add(obj, "date-nsec", json_object_new_uint64(s->date_nsec));
-    json_object_object_add(obj, "vm-clock-sec",
-                           json_object_new_uint64(s->vm_clock_nsec / 1000000000));
-    json_object_object_add(obj, "vm-clock-nsec",
-                           json_object_new_uint64(s->vm_clock_nsec % 1000000000));
-    if (s->icount != UINT64_MAX)
-        json_object_object_add(obj, "icount", json_object_new_uint64(s->icount));
-    return obj;
-}
-
-static void add_snapshots(BlockNode *node, json_object *info)
-{
-    g_autoptr(GPtrArray) snapshots = block_snapshots(node);
-    json_object *list;
-
-    if (!snapshots->len || json_object_object_get_ex(info, "snapshots", NULL))
-        return;
-    list = json_object_new_array();
-    for (unsigned i = 0; i < snapshots->len; i++)
-        json_object_array_add(list, describe_snapshot(snapshots->pdata[i]));
-    json_object_object_add(info, "snapshots", list);
-}
-
 /* One image: its ImageInfo; *ret_below, *ret_format: its backing file. */
 static json_object *info_of(Img *img, const ImgOpen *how, bool first, GError **error)
 {
@@ -139,7 +108,6 @@ static json_object *info_of(Img *img, const ImgOpen *how, bool first, GError **e
     if (info) {
         if (!(how->flags & IMG_IS_OPTIONS))
             json_object_object_add(info, "filename", json_object_new_string(how->name));
-        add_snapshots(image.node, info);
         if (!img->json) {
             printf("%s", first ? "" : "\n");
             print_info(image.node, info);
