@@ -88,6 +88,11 @@ json_object *block_node_image_info(BlockNode *node, GError **error);
 /* block_resize: refused if a user does not share BLOCK_PERM_RESIZE or the driver cannot.  Waits. */
 bool block_node_resize(BlockNode *node, uint64_t bytes, GError **error);
 
+/* A write to the node that ends past this offset is told of by BLOCK_WRITE_THRESHOLD, once; 0: none is.
+ * Waits. */
+bool block_set_write_threshold(BlockGraph *graph, const char *node_name, uint64_t bytes,
+                               GError **error);
+
 /* Asks the system anew for what is told of a node (of all nodes).  Waits, but not for long: storage
  * that does not answer soon leaves what is known from before, and is asked on. */
 void block_node_refresh(BlockNode *node);

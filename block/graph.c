@@ -538,7 +538,8 @@ bool block_node_demote(BlockNode *node, int why, GError **error)
 void block_node_route(BlockNode *node)
 {
     BlockNode *file = node->transparent ? block_node_file(node) : NULL;
-    bool acts = node->bitmaps || node->orderings || node->config.detect_zeroes != BLOCK_DETECT_OFF;
+    bool acts = node->bitmaps || node->orderings || node->write_threshold ||
+                node->config.detect_zeroes != BLOCK_DETECT_OFF;
 
     node->read_target = file && !node->track_reads ? file->read_target : node;
     node->write_target = file && !acts && !file->config.read_only ? file->write_target : node;

@@ -282,6 +282,12 @@ static int co_fn write_tracked(BlockNode *node, BlockNodeCell *cell, uint64_t of
     return ret;
 }
 
+static inline void check_threshold(BlockNode *node, uint64_t offset, uint64_t bytes)
+{
+    if (G_UNLIKELY(__atomic_load_n(&node->write_threshold, __ATOMIC_RELAXED)))
+        block_node_check_threshold(node, offset + bytes);
+}
+
 /* A plain write on the node itself; bounds are checked. */
 static int co_fn write_node(BlockNode *node, uint64_t offset, const struct iovec *iov, int iovcnt,
                             uint64_t bytes, unsigned flags)
@@ -293,6 +299,7 @@ static int co_fn write_node(BlockNode *node, uint64_t offset, const struct iovec
 
     if (G_UNLIKELY(!node->driver->co_write))
         return -EPERM;
+    check_threshold(node, offset, bytes);
     flags &= node->driver->write_flags;
     if (G_LIKELY(!((offset | bytes) & node->align_mask)))
         ret = write_tracked(node, cell, offset, iov, iovcnt, bytes, flags, held);
@@ -380,6 +387,7 @@ static int co_fn zero_driver(BlockNode *node, uint64_t offset, uint64_t bytes, u
     BlockWrite write;
     int ret = 0;
 
+    check_threshold(node, offset, bytes);
     if (tracked)
         block_write_enter(node, &write, offset, bytes, false);
     for (uint64_t done = 0; ret == 0 && done < bytes;) {
@@ -532,6 +540,7 @@ int co_fn block_node_co_copy_range(BlockNode *node, uint64_t offset, BlockNode *
         return -EIO;
     if (!node->driver->co_copy_range || (offset | from_offset | bytes) & node->align_mask)
         return -ENOTSUP;
+    check_threshold(node, offset, bytes);
     ret = node->driver->co_copy_range(node, offset, from, from_offset, bytes);
     wrote(node, block_node_cell(node), offset, bytes, ret);
     return ret;

@@ -64,6 +64,7 @@ struct BlockNode {
     bool ordered;                          /* writes count themselves: align_mask, or a job orders them */
     bool track_reads;                      /* reads are put into the list of writes (rmw.c) */
     BlockBitmap *bitmaps;                  /* the first; writes mark them */
+    uint64_t write_threshold;              /* atomic: a write past it is told of, once; 0: none is */
 
     /* What the data path writes: */
     BlockCells cells;                      /* of BlockNodeCell */
@@ -195,6 +196,9 @@ void block_bitmap_attach(BlockBitmap *bitmap);
 
 /* bitmap-actions.c: BlockDirtyInfo of those with names; NULL: there are none. */
 json_object *block_node_describe_bitmaps(BlockNode *node);
+
+/* write-threshold.c.  A write that ends there is about to be made.  Any thread. */
+void block_node_check_threshold(BlockNode *node, uint64_t end);
 
 /* rmw.c */
 bool block_write_enter_fast(BlockNode *node, BlockNodeCell *cell);

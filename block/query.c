@@ -106,7 +106,7 @@ static json_object *describe(BlockNode *node, bool write_cache, BlockUser *user)
     add_bool(info, "encrypted", false);
     add_str(info, "detect_zeroes", block_detect_zeroes_words[node->config.detect_zeroes]);
     block_user_describe_throttle(user, info);
-    add_int(info, "write_threshold", 0);
+    add_int(info, "write_threshold", __atomic_load_n(&node->write_threshold, __ATOMIC_RELAXED));
     add_bool(cache, "writeback", write_cache);
     add_bool(cache, "direct", node->config.direct);
     add_bool(cache, "no-flush", node->config.no_flush);

@@ -1,4 +1,4 @@
-/* QMP: limits of disks, and histograms of how long their requests take. */
+/* QMP: limits of disks, thresholds, and histograms of how long their requests take. */
 #include <string.h>
 #include "block/block.h"
 #include "block/bucket.h"
@@ -70,6 +70,14 @@ bool qmp_block_set_io_throttle(Vm *vm, json_object *arguments, GError **error)
         return fail(error, ERR_INVALID_PARAMETER, "give either 'device' or 'id'");
     user = find_user(vm, id, device, error);
     return user && block_user_set_throttle(user, group ? group : id ? id : device, &config, error);
+}
+
+/* ---- block-set-write-threshold ---- */
+
+bool qmp_block_set_write_threshold(Vm *vm, const char *node_name, uint64_t write_threshold,
+                                   GError **error)
+{
+    return block_set_write_threshold(vm->block, node_name, write_threshold, error);
 }
 
 /* ---- block-latency-histogram-set ---- */
