@@ -133,6 +133,12 @@ static void update_above(BlockNode *node)
     }
 }
 
+void block_node_update(BlockNode *node)
+{
+    update_node(node);
+    update_above(node);
+}
+
 static void tell_changed(BlockEdge *edge)
 {
     if (edge->user) {
@@ -308,8 +314,7 @@ bool block_node_set_child(BlockNode *node, const char *key, BlockNode *child, GE
     sizes = note_sizes(node->graph);
     if (node->driver->child_changed)
         node->driver->child_changed(node, key);
-    update_node(node);
-    update_above(node);
+    block_node_update(node);
     block_node_route(node);
     tell_sizes(node->graph, sizes);
     if (old)

@@ -27,6 +27,7 @@ typedef struct BlockReopen {
     json_object *options;                  /* the driver's own, as open gets them: what it can change it
                                               takes out; NULL: they stay */
     bool read_only, direct, no_flush;      /* block_node_read_only() etc. say what it is now */
+    bool auto_read_only;                   /* prepare may set read_only if the image cannot be written */
     void *state;                           /* the driver's, from prepare to commit or abort */
 } BlockReopen;
 
@@ -90,8 +91,9 @@ typedef struct BlockDriver {
      * none.  Nothing of @node is in flight.  For drivers that keep pointers to their children. */
     void (*child_changed)(BlockNode *node, const char *key);
     bool has_backing;                      /* may have a child "backing", or lose or change it */
-    /* Other options for an open node, in two steps: a change of several nodes is made as a whole.  Until
-     * commit nothing changes.  Nothing of @node is in flight.  Absent: only what is the core's own
+    /* Other options for an open node, in two steps: a change of several nodes is made as a whole.  After
+     * abort all is as before.  A node's children are prepared after it, and committed or aborted before
+     * it: the driver may do I/O on them in all three.  Nothing of @node is in flight.  Absent: only what is the core's own
      * (discard, detect-zeroes, read-only of nodes with a file child) can change. */
     bool co_fn (*reopen_prepare)(BlockNode *node, BlockReopen *reopen, GError **error);
     void co_fn (*reopen_commit)(BlockNode *node, BlockReopen *reopen);

@@ -3,8 +3,19 @@
 #include "block/aio.h"
 #include "block/image.h"
 
+enum { FILE_LOCKING_AUTO, FILE_LOCKING_ON, FILE_LOCKING_OFF };
+
+typedef struct FileOptions {
+    const char *filename;
+    int aio;                               /* AioKind, or -1 */
+    int locking;
+    uint64_t max_batch;
+    bool drop_cache;                       /* means something when a migration ends */
+} FileOptions;
+
 typedef struct FileNode {
     AioFile aio;                           /* the descriptor and how it is worked */
+    int asked_aio, locking;                /* as the options say */
     char *aio_fallback;                    /* why the default engine is not used; NULL: it is */
     bool is_device, is_regular;
     bool locks;
@@ -16,6 +27,23 @@ typedef struct FileNode {
     bool no_discard, no_punch, no_zero_range;   /* atomic: found to be missing */
     uint64_t discards_ok, discards_failed, discard_bytes;   /* atomic */
 } FileNode;
+
+/* file.c */
+bool file_options_parse(json_object *options, FileOptions *parsed, GError **error);
+/* Which engine; @asked: AioKind, or -1.  *fallback gets why the default is not used (g_free). */
+bool file_choose_engine(int asked, bool direct, AioKind *kind, char **fallback, GError **error);
+bool file_is_passed(const char *filename);          /* /dev/fdset/N */
+bool file_is_refusal(const GError *error);
+/* System calls, for worker threads.  @mode: O_RDONLY or O_RDWR; -1 with an error. */
+int file_open_descriptor(const char *filename, int mode, bool direct, GError **error);
+
+/* file-reopen.c */
+/* The same file opened anew, with the locks that the node has, in the place of its descriptor; *ret_old
+ * (may be NULL) gets the one that was there.  For worker threads. */
+bool file_swap(BlockNode *node, int mode, bool direct, int *ret_old, GError **error);
+bool co_fn file_reopen_prepare(BlockNode *node, BlockReopen *reopen, GError **error);
+void co_fn file_reopen_commit(BlockNode *node, BlockReopen *reopen);
+void co_fn file_reopen_abort(BlockNode *node, BlockReopen *reopen);
 
 /* file-probe.c: system calls, for worker threads. */
 bool file_probe(FileNode *file, const char *filename, bool direct, GError **error);

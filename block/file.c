@@ -19,18 +19,9 @@
 
 static const char *const file_options[] = { "filename", "aio", "aio-max-batch", "locking",
                                             "drop-cache", NULL };
-enum { LOCKING_AUTO, LOCKING_ON, LOCKING_OFF };
 static const char *const locking_words[] = { "auto", "on", "off", NULL };
 
-typedef struct FileOptions {
-    const char *filename;
-    int aio;                               /* AioKind, or -1 */
-    int locking;
-    uint64_t max_batch;
-    bool drop_cache;                       /* means something when a migration ends */
-} FileOptions;
-
-static bool parse_options(json_object *options, FileOptions *parsed, GError **error)
+bool file_options_parse(json_object *options, FileOptions *parsed, GError **error)
 {
     *parsed = (FileOptions){ .aio = -1, .drop_cache = true };
     if (!options_get_str(options, "filename", &parsed->filename, error) ||
@@ -49,68 +40,70 @@ static bool parse_options(json_object *options, FileOptions *parsed, GError **er
 
 /* Opening the descriptor. */
 
-static int open_with(BlockNode *node, const char *filename, int mode)
+bool file_is_passed(const char *filename)
 {
-    int direct = block_node_cache_direct(node) ? O_DIRECT : 0;
-
-    return open(filename, mode | direct | O_CLOEXEC | O_NONBLOCK);
+    return g_str_has_prefix(filename, "/dev/fdset/");
 }
 
-static bool is_refusal(int err)
+/* The system says that it may not be written. */
+bool file_is_refusal(const GError *error)
 {
-    return err == EACCES || err == EPERM || err == EROFS || err == ETXTBSY;
+    ErrorCode code = error_get_code(error);
+
+    return code == ERR_PERMISSION || code == ERR_IN_USE;
 }
 
-static bool open_failed(BlockNode *node, const char *filename, int err, GError **error)
+static int open_failed(const char *filename, int mode, bool direct, int err, GError **error)
 {
-    fail_errno(error, err, "cannot open '%s'", filename);
-    error_object(error, "%s", filename);
-    if (err == EINVAL && block_node_cache_direct(node))
-        error_hint(error, "the file system may not support O_DIRECT: use cache.direct=off");
-    else if (is_refusal(err) && !block_node_read_only(node))
-        error_hint(error, "to use it read-only, add read-only=on");
-    return false;
+    g_autoptr(GError) why = NULL;
+
+    fail_errno(&why, err, "cannot open '%s'", filename);
+    error_object(&why, "%s", filename);
+    if (err == EINVAL && direct)
+        error_hint(&why, "the file system may not support O_DIRECT: use cache.direct=off");
+    else if (file_is_refusal(why) && mode == O_RDWR)
+        error_hint(&why, "to use it read-only, add read-only=on");
+    g_propagate_error(error, g_steal_pointer(&why));
+    return -1;
 }
 
 /* A descriptor that was passed in (-add-fd, add-fd); O_DIRECT is a flag of it to set. */
-static bool open_passed(BlockNode *node, FileNode *file, const char *filename, GError **error)
+static int open_passed(const char *filename, int mode, bool direct, GError **error)
 {
-    bool read_only = block_node_read_only(node);
-    int fd = file_open(filename, read_only ? O_RDONLY : O_RDWR, 0, error), flags;
+    auto_fd fd = file_open(filename, mode, 0, error);
+    int flags = fd < 0 ? 0 : fcntl(fd, F_GETFL);
 
-    if (fd < 0 && !read_only && block_node_demote(node, EACCES, NULL)) {
-        g_clear_error(error);
-        fd = file_open(filename, O_RDONLY, 0, error);
-    }
     if (fd < 0)
-        return error_prefix(error, "cannot open '%s': ", filename);
-    flags = fcntl(fd, F_GETFL);
-    if (block_node_cache_direct(node) && !(flags & O_DIRECT) &&
-        fcntl(fd, F_SETFL, flags | O_DIRECT) < 0) {
-        close(fd);
-        return open_failed(node, filename, EINVAL, error);
-    }
-    file->aio.fd = fd;
-    return true;
+        error_prefix(error, "cannot open '%s': ", filename);
+    else if (direct && !(flags & O_DIRECT) && fcntl(fd, F_SETFL, flags | O_DIRECT) < 0)
+        return open_failed(filename, mode, direct, EINVAL, error);
+    return steal_fd(&fd);
+}
+
+int file_open_descriptor(const char *filename, int mode, bool direct, GError **error)
+{
+    int fd;
+
+    if (file_is_passed(filename))
+        return open_passed(filename, mode, direct, error);
+    fd = open(filename, mode | (direct ? O_DIRECT : 0) | O_CLOEXEC | O_NONBLOCK);
+    return fd < 0 ? open_failed(filename, mode, direct, errno, error) : fd;
 }
 
 static bool open_descriptor(BlockNode *node, FileNode *file, const char *filename, GError **error)
 {
-    bool read_only = block_node_read_only(node);
-    int fd, err;
+    bool read_only = block_node_read_only(node), direct = block_node_cache_direct(node);
+    g_autoptr(GError) why = NULL;
+    int fd = file_open_descriptor(filename, read_only ? O_RDONLY : O_RDWR, direct, &why);
 
-    if (g_str_has_prefix(filename, "/dev/fdset/"))
-        return open_passed(node, file, filename, error);
-    fd = open_with(node, filename, read_only ? O_RDONLY : O_RDWR);
-    err = errno;
-    if (fd < 0 && !read_only && is_refusal(err) && block_node_demote(node, err, NULL)) {
-        fd = open_with(node, filename, O_RDONLY);
-        err = errno;
+    if (fd < 0 && !read_only && file_is_refusal(why) && block_node_demote(node, EACCES, NULL)) {
+        g_clear_error(&why);
+        fd = file_open_descriptor(filename, O_RDONLY, direct, &why);
     }
-    if (fd < 0)
-        return open_failed(node, filename, err, error);
     file->aio.fd = fd;
-    return true;
+    if (why)
+        g_propagate_error(error, g_steal_pointer(&why));
+    return fd >= 0;
 }
 
 static bool check_kind(FileNode *file, const char *filename, GError **error)
@@ -140,23 +133,23 @@ static bool check_kind(FileNode *file, const char *filename, GError **error)
 
 /* Which engine. */
 
-static bool choose_engine(BlockNode *node, FileNode *file, int asked, GError **error)
+bool file_choose_engine(int asked, bool direct, AioKind *kind, char **fallback, GError **error)
 {
     g_autoptr(GError) why = NULL;
 
-    if (asked == AIO_NATIVE && !block_node_cache_direct(node)) {
+    if (asked == AIO_NATIVE && !direct) {
         fail(error, ERR_INVALID_PARAMETER, "aio=native was specified, but it requires "
                                            "cache.direct=on, which was not specified");
         return error_hint(error, "add cache.direct=on, or use aio=io_uring");
     }
     if (asked >= 0) {
-        file->aio.kind = asked;
+        *kind = asked;
         return aio_available(asked, error);
     }
-    file->aio.kind = AIO_URING;
+    *kind = AIO_URING;
     if (!aio_available(AIO_URING, &why)) {
-        file->aio.kind = AIO_THREADS;
-        file->aio_fallback = g_strdup(why->message);
+        *kind = AIO_THREADS;
+        *fallback = g_strdup(why->message);
     }
     return true;
 }
@@ -164,10 +157,10 @@ static bool choose_engine(BlockNode *node, FileNode *file, int asked, GError **e
 static bool choose_locking(BlockNode *node, FileNode *file, const FileOptions *parsed,
                            GError **error)
 {
-    if (parsed->locking == LOCKING_OFF || block_node_force_share(node))
+    if (parsed->locking == FILE_LOCKING_OFF || block_node_force_share(node))
         return true;
     file->locks = image_lock_supported(file->aio.fd);
-    if (!file->locks && parsed->locking == LOCKING_ON)
+    if (!file->locks && parsed->locking == FILE_LOCKING_ON)
         return fail(error, ERR_UNSUPPORTED,
                     "locking=on: the file system of '%s' has no open file description locks",
                     parsed->filename);
@@ -210,12 +203,16 @@ static bool co_fn open_file(BlockNode *node, json_object *options, bool is_devic
     file->aio.fd = -1;
     file->shared = BLOCK_PERM_ALL;
     file->is_device = is_device;
-    if (!parse_options(options, &parsed, error))
+    if (!file_options_parse(options, &parsed, error))
         return false;
     file->aio.max_batch = parsed.max_batch;
+    file->asked_aio = parsed.aio;
+    file->locking = parsed.locking;
     call.path = parsed.filename + (g_str_has_prefix(parsed.filename, "file:") ? 5 : 0);
     block_node_set_filename(node, call.path);
-    if (!choose_engine(node, file, parsed.aio, error) || co_worker_call(do_open, &call) < 0) {
+    if (!file_choose_engine(parsed.aio, block_node_cache_direct(node), &file->aio.kind,
+                            &file->aio_fallback, error) ||
+        co_worker_call(do_open, &call) < 0) {
         g_free(file->aio_fallback);
         return false;
     }
@@ -288,33 +285,12 @@ typedef struct PromoteCall {
     GError **error;
 } PromoteCall;
 
-static bool is_same_file(int fd, int other)
-{
-    struct stat a, b;
-
-    return !fstat(fd, &a) && !fstat(other, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
-}
-
 /* The new descriptor takes the place of the old one, which requests under way still use. */
 static int do_promote(void *arg)
 {
     PromoteCall *call = arg;
-    FileNode *file = block_node_state(call->node);
-    const char *filename = block_node_filename(call->node);
-    bool passed = g_str_has_prefix(filename, "/dev/fdset/");
-    auto_fd fd = passed ? file_open(filename, O_RDWR, 0, call->error)
-                        : open_with(call->node, filename, O_RDWR);
 
-    if (fd < 0)
-        return passed ? false : open_failed(call->node, filename, errno, call->error);
-    if (!is_same_file(fd, file->aio.fd))
-        return fail(call->error, ERR_IN_USE, "'%s' is another file than when it was opened", filename);
-    if (file->locks && !image_lock_again(fd, filename, file->perm, file->shared, call->error))
-        return false;
-    if (fcntl(fd, F_SETFL, fcntl(file->aio.fd, F_GETFL)) < 0 ||
-        dup3(fd, file->aio.fd, O_CLOEXEC) < 0)
-        return fail_errno(call->error, errno, "cannot open '%s' for writing", filename);
-    return true;
+    return file_swap(call->node, O_RDWR, block_node_cache_direct(call->node), NULL, call->error);
 }
 
 static bool co_fn file_promote(BlockNode *node, GError **error)
@@ -414,6 +390,8 @@ static void file_probe_sizes(const BlockNode *node, BlockSizes *sizes)
         .co_resize = file_co_resize, .promote = file_promote, .set_perm = file_set_perm,           \
         .allocated_size = file_allocated_size, .describe = file_describe, .stats = file_stats,     \
         .probe_sizes = file_probe_sizes, .image = image_,                                          \
+        .reopen_prepare = file_reopen_prepare, .reopen_commit = file_reopen_commit,                \
+        .reopen_abort = file_reopen_abort,                                                         \
     }
 
 static const BlockDriver file_driver = FILE_DRIVER("file", "a regular file", regular_open, true, &file_image_verbs);

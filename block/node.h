@@ -162,6 +162,8 @@ void block_graph_end(BlockGraph *graph);
 void block_node_pin(BlockNode *node);
 void block_node_unpin(BlockNode *node);
 void block_node_refresh_limits(BlockNode *node);
+/* change.c: what the node and those above it are (limits, size, depth), after it or one below changed. */
+void block_node_update(BlockNode *node);
 /* Finds out again where plain requests of the node, and of those above it, may go at once.  Their
  * users are quiesced, or the node has none. */
 void block_node_route(BlockNode *node);

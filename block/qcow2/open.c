@@ -193,6 +193,14 @@ static bool check_lazy(Qcow2 *s, const Qcow2Options *o, GError **error)
                 "qemu 1.1 compatibility level");
 }
 
+static bool make_caches(Qcow2 *s, const Qcow2Options *o, GError **error)
+{
+    if (!qcow2_check_slice(s, o, error))
+        return false;
+    qcow2_make_caches(s, o);
+    return true;
+}
+
 static bool co_fn open_image(Qcow2 *s, json_object *options, const Qcow2Options *o, GError **error)
 {
     s->file_grows = block_node_grows(s->file);
@@ -203,7 +211,7 @@ static bool co_fn open_image(Qcow2 *s, json_object *options, const Qcow2Options 
     qcow2_options_apply(s, o);
     return check_writable(s, o, error) && check_lazy(s, o, error) &&
            qcow2_crypto_open(s, options, o->header_only, error) && read_tables(s, error) &&
-           qcow2_make_caches(s, o, error) && qcow2_open_data_file(s, options, error) &&
+           make_caches(s, o, error) && qcow2_open_data_file(s, options, error) &&
            qcow2_open_backing(s, options, o->chain_depth, error) &&
            qcow2_snapshots_read(s, error) == 0 && find_bitmaps(s, error) &&
            first_writes(s, o, error) &&
@@ -285,9 +293,8 @@ bool co_fn qcow2_reopen_prepare(BlockNode *node, BlockReopen *reopen, GError **e
     if (reopen->options) {
         if (!qcow2_options_take(reopen->options, o, error) || !check_lazy(s, o, error))
             return false;
-        if (o->slice_bytes && o->slice_bytes != 1ull << s->l2_cache.slice_bits)
-            return fail(error, ERR_UNSUPPORTED, "l2-cache-entry-size cannot be changed while the "
-                        "image is open");
+        if (!qcow2_check_slice(s, o, error))
+            return false;
     }
     ret = put_to_rest(s);
     if (ret < 0)
@@ -307,7 +314,12 @@ void co_fn qcow2_reopen_commit(BlockNode *node, BlockReopen *reopen)
     g_autoptr(GError) error = NULL;
 
     if (o) {
+        loop_timer_cancel(&s->clean_timer);
         qcow2_options_apply(s, o);
+        qcow2_cache_free(&s->l2_cache);
+        qcow2_cache_free(&s->refcount_cache);
+        qcow2_make_caches(s, o);
+        start_cleaning(s);
         if (s->overlap_mask != o->overlap_mask) {
             qcow2_overlap_free(s);
             s->overlap = NULL;

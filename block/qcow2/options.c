@@ -177,15 +177,23 @@ static uint64_t l2_cache_bytes(const Qcow2 *s, const Qcow2Options *o)
                              : MIN(L2_CACHE_DEFAULT, MAX(clusters * s->l2_entry_bytes, 1));
 }
 
-bool qcow2_make_caches(Qcow2 *s, const Qcow2Options *o, GError **error)
+static uint64_t slice_bytes(const Qcow2 *s, const Qcow2Options *o)
 {
-    uint64_t slice = o->slice_bytes ? o->slice_bytes : MIN(SLICE_DEFAULT, s->cluster_size);
+    return o->slice_bytes ? o->slice_bytes : MIN(SLICE_DEFAULT, s->cluster_size);
+}
 
-    if (slice < 512 || slice > s->cluster_size || !is_power_of_2(slice))
-        return fail(error, ERR_INVALID_PARAMETER, "L2 cache entry size must be a power of two "
-                    "between 512 and the cluster size (%" PRIu64 ")", s->cluster_size);
-    qcow2_cache_init(&s->l2_cache, s, "L2 table", slice, l2_cache_bytes(s, o));
+bool qcow2_check_slice(const Qcow2 *s, const Qcow2Options *o, GError **error)
+{
+    uint64_t slice = slice_bytes(s, o);
+
+    return (slice >= 512 && slice <= s->cluster_size && is_power_of_2(slice)) ||
+           fail(error, ERR_INVALID_PARAMETER, "L2 cache entry size must be a power of two "
+                "between 512 and the cluster size (%" PRIu64 ")", s->cluster_size);
+}
+
+void qcow2_make_caches(Qcow2 *s, const Qcow2Options *o)
+{
+    qcow2_cache_init(&s->l2_cache, s, "L2 table", slice_bytes(s, o), l2_cache_bytes(s, o));
     qcow2_cache_init(&s->refcount_cache, s, "refcount block", MIN(SLICE_DEFAULT, s->cluster_size),
                      o->refcount_cache_bytes ? o->refcount_cache_bytes : REFCOUNT_CACHE_DEFAULT);
-    return true;
 }

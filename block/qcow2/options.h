@@ -18,7 +18,9 @@ extern const char *const qcow2_option_names[];
 bool qcow2_options_take(json_object *options, Qcow2Options *o, GError **error);
 /* What can be had at any time; the caches' sizes: qcow2_make_caches. */
 void qcow2_options_apply(Qcow2 *s, const Qcow2Options *o);
-bool qcow2_make_caches(Qcow2 *s, const Qcow2Options *o, GError **error);
+bool qcow2_check_slice(const Qcow2 *s, const Qcow2Options *o, GError **error);
+/* The options are checked; new caches, with nothing in them. */
+void qcow2_make_caches(Qcow2 *s, const Qcow2Options *o);
 
 /* children.c: the nodes below. */
 bool co_fn qcow2_open_data_file(Qcow2 *s, json_object *options, GError **error);
