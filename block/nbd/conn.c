@@ -14,8 +14,12 @@
 
 enum { IN_FLIGHT_MAX = 128, SEND_IOV = 256 };
 enum { POOL_SHIFT_MIN = 12, POOL_SHIFT_MAX = 20 };       /* buffers of 4 KiB to 1 MiB are kept */
-#define POOL_BYTES_MAX (8 * MiB)
+#define POOL_BYTES_MAX (4 * MiB)
 #define BYTES_MAX (32 * MiB)
+/* Reads that the page cache answers at once are sent before the next ones are begun: few buffers are
+ * in use then, and the processor's cache holds them.  So many bytes are begun in one turn of the loop,
+ * and none while so many wait to be sent. */
+#define READ_WINDOW MiB
 
 /* ---- buffers ---- */
 
@@ -98,6 +102,7 @@ static NbdRequest *request_new(NbdConn *conn)
     req->next = NULL;
     req->buffer = NULL;
     req->buffer_bytes = 0;
+    req->ready_bytes = 0;
     req->iovcnt = 0;
     req->more = NULL;
     req->more_iov = NULL;
@@ -120,6 +125,7 @@ static void request_free(NbdRequest *req)
     if (req->buffer)
         put_buffer(conn, req->buffer, req->buffer_bytes);
     conn->bytes_in_flight -= req->buffer_bytes;
+    conn->bytes_ready -= req->ready_bytes;
     g_free(req->more);
     g_free(req->more_iov);
     req->next = conn->free_requests;
@@ -136,6 +142,8 @@ void nbd_conn_reply(NbdRequest *req)
     bool last = conn->in_flight == 1;      /* nothing else that could share the call */
 
     req->next = NULL;
+    req->ready_bytes = req->buffer_bytes;
+    conn->bytes_ready += req->ready_bytes;
     *conn->replies_tail = req;
     conn->replies_tail = &req->next;
     if (!conn->sender_waits)
@@ -255,6 +263,23 @@ static int co_fn read_payload(NbdRequest *req, uint32_t refused, bool *ret_run)
     return nbd_socket_read(&conn->socket, req->buffer, req->length);
 }
 
+/* Before a read of so many bytes is begun. */
+static void co_fn pace_reads(NbdConn *conn, uint64_t bytes)
+{
+    wait_for_room(conn, bytes);
+    if (conn->batch >= READ_WINDOW) {       /* let those go to the host, and see what comes back */
+        conn->batch = 0;
+        co_wake(co_self());
+        co_yield();
+    }
+    conn->batch += bytes;
+    while (conn->bytes_ready >= READ_WINDOW) {
+        conn->reader_waits = true;
+        while (conn->reader_waits)
+            co_yield();
+    }
+}
+
 /* False: the connection ends. */
 static bool co_fn read_request(NbdConn *conn)
 {
@@ -288,7 +313,7 @@ static bool co_fn read_request(NbdConn *conn)
         nbd_request_fail(req, refused, "request refused");
         run = false;
     } else if (req->type == NBD_CMD_READ) {
-        wait_for_room(conn, req->length);
+        pace_reads(conn, req->length);
     }
     if (run)
         co_start(nbd_request_run, req);

@@ -48,6 +48,8 @@ typedef struct NbdConn {
     bool broken;                           /* nothing can be sent any more */
     unsigned in_flight;                    /* requests not yet freed */
     uint64_t bytes_in_flight;              /* of their buffers */
+    uint64_t bytes_ready;                  /* of those whose answer waits to be sent */
+    uint64_t batch;                        /* bytes of reads begun without a look at the loop */
     NbdRequest *replies, **replies_tail;   /* to be sent */
     NbdRequest *free_requests;
     struct NbdBuffer *free_buffers[16];    /* by size */
@@ -67,6 +69,7 @@ struct NbdRequest {
     uint16_t type, flags;
     void *buffer;                          /* of the payload; NULL: none */
     size_t buffer_bytes;
+    size_t ready_bytes;                    /* of them, once the answer waits to be sent */
     uint8_t head[NBD_REQUEST_HEAD_MAX];    /* what a short answer needs beside the buffer */
     struct iovec iov[NBD_REQUEST_IOV];     /* the answer */
     int iovcnt;

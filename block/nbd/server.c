@@ -94,7 +94,9 @@ void nbd_server_take(NbdServer *server, int fd)
     /* Fails on unix sockets, which send at once anyway. */
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
-    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
+    /* Past the host's net.core.wmem_max, if we may: each time it is full, somebody must be woken. */
+    if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof(bytes)) < 0)
+        setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
     conn->server = server;
     conn->min_block = 1;
     conn->contexts = g_array_new(FALSE, FALSE, sizeof(uint32_t));
