@@ -93,8 +93,8 @@ typedef struct BlockDriver {
     bool has_backing;                      /* may have a child "backing", or lose or change it */
     /* Other options for an open node, in two steps: a change of several nodes is made as a whole.  After
      * abort all is as before.  A node's children are prepared after it, and committed or aborted before
-     * it: the driver may do I/O on them in all three.  Nothing of @node is in flight.  Absent: only what is the core's own
-     * (discard, detect-zeroes, read-only of nodes with a file child) can change. */
+     * it: the driver may do I/O on them in all three.  Nothing of @node is in flight.  Absent: only what
+     * is the core's own (discard, detect-zeroes, read-only of nodes with a file child) can change. */
     bool co_fn (*reopen_prepare)(BlockNode *node, BlockReopen *reopen, GError **error);
     void co_fn (*reopen_commit)(BlockNode *node, BlockReopen *reopen);
     void co_fn (*reopen_abort)(BlockNode *node, BlockReopen *reopen);

@@ -394,7 +394,8 @@ static void file_probe_sizes(const BlockNode *node, BlockSizes *sizes)
         .reopen_abort = file_reopen_abort,                                                         \
     }
 
-static const BlockDriver file_driver = FILE_DRIVER("file", "a regular file", regular_open, true, &file_image_verbs);
+static const BlockDriver file_driver = FILE_DRIVER("file", "a regular file", regular_open, true,
+                                                   &file_image_verbs);
 static const BlockDriver host_device_driver =
     FILE_DRIVER("host_device", "a block or character device of the host", host_device_open, false,
                 NULL);

@@ -138,7 +138,8 @@ int co_fn block_co_preallocate(BlockNode *node, uint64_t offset, uint64_t bytes,
                                GError **error);
 /* Opens an image by its name; @format: NULL: looked for in its first bytes.  @options: further members
  * for the format's node ("read-only", "cache", …; "backing": null, "x-check", "x-header-only", which
- * are left out where the format does not know them); may be NULL.  The caller owns a reference (block_node_put).  Waits. */
+ * are left out where the format does not know them); may be NULL.  The caller owns a reference
+ * (block_node_put).  Waits. */
 BlockNode *block_image_open(BlockGraph *graph, const char *filename, const char *format,
                             json_object *options, GError **error);
 /* The same with the protocol's node given by its options, as block_filename_options makes them. */

@@ -59,7 +59,8 @@ struct MonitorClient {
     bool connected, negotiated, oob;
     unsigned session;                      /* counts them: a reply is the one's that asked */
     GQueue requests;                       /* of Request */
-    unsigned handlers;                     /* in the main loop, begun and not ended: no further one is begun */
+    unsigned handlers;                     /* in the main loop, begun and not ended: then no further
+                                              one is begun */
     MonitorOutput out;                     /* written to the chardev by the I/O loop only */
     GQueue events;                         /* of QueuedEvent */
     uint64_t sequence, dropped;

@@ -415,7 +415,8 @@ static int co_fn connect_again(NbdLink *link)
     return 0;
 }
 
-/* 0: connected; -EIO; -EAGAIN: not by this link.  Who comes while another tries, and has no time left, does not wait. */
+/* 0: connected; -EIO; -EAGAIN: not by this link.  Who comes while another tries, and has no time left,
+ * does not wait. */
 static int co_fn link_ready(NbdLink *link)
 {
     int ret;

@@ -153,8 +153,8 @@ static int co_fn find_row(Qcow2 *s, uint64_t *first, uint64_t n)
     return 0;
 }
 
-/* Where a table of *entries may lie, past the end of the file and of what is just being taken; *entries is raised so that the table
- * covers itself and the blocks that it will need. */
+/* Where a table of *entries may lie, past the end of the file and of what is just being taken; *entries
+ * is raised so that the table covers itself and the blocks that it will need. */
 static int co_fn place_table(Qcow2 *s, uint64_t *entries, uint64_t *ret_first)
 {
     uint64_t clusters, last;
