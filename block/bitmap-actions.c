@@ -62,6 +62,15 @@ static void drop_bits(BlockAction *action)
     block_bitmap_free(((BitmapAction *)action)->before);
 }
 
+/* What the action did is in the image when the client hears of it. */
+static void co_fn sync_bitmap(BlockAction *action)
+{
+    BlockBitmap *bitmap = ((BitmapAction *)action)->bitmap;
+
+    if (block_bitmap_flags(bitmap) & BLOCK_BITMAP_PERSISTENT)
+        block_co_sync_bitmaps(block_bitmap_node(bitmap));
+}
+
 /* add */
 
 static bool add_prepare(BlockAction *action, GError **error)
@@ -110,6 +119,7 @@ const BlockActionType block_bitmap_add_action = {
     .name = "block-dirty-bitmap-add",
     .size = sizeof(BitmapAction),
     .prepare = add_prepare,
+    .commit = sync_bitmap,
     .abort = add_abort,
 };
 
@@ -168,6 +178,7 @@ const BlockActionType block_bitmap_clear_action = {
     .name = "block-dirty-bitmap-clear",
     .size = sizeof(BitmapAction),
     .prepare = clear_prepare,
+    .commit = sync_bitmap,
     .abort = restore_bits,
     .clean = drop_bits,
 };
@@ -208,6 +219,7 @@ const BlockActionType block_bitmap_enable_action = {
     .name = "block-dirty-bitmap-enable",
     .size = sizeof(BitmapAction),
     .prepare = enable_prepare,
+    .commit = sync_bitmap,
     .abort = record_abort,
 };
 
@@ -215,6 +227,7 @@ const BlockActionType block_bitmap_disable_action = {
     .name = "block-dirty-bitmap-disable",
     .size = sizeof(BitmapAction),
     .prepare = disable_prepare,
+    .commit = sync_bitmap,
     .abort = record_abort,
 };
 
@@ -267,6 +280,7 @@ const BlockActionType block_bitmap_merge_action = {
     .name = "block-dirty-bitmap-merge",
     .size = sizeof(BitmapAction),
     .prepare = merge_prepare,
+    .commit = sync_bitmap,
     .abort = restore_bits,
     .clean = drop_bits,
 };

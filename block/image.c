@@ -1,5 +1,6 @@
 /* Whole images: the verbs of block/image.h on a node, refused where its driver has none. */
 #include "block/image.h"
+#include "block/bitmap.h"
 #include "block/chain.h"
 #include "block/node.h"
 #include <errno.h>
@@ -106,6 +107,25 @@ int co_fn block_co_amend(BlockNode *node, json_object *options, bool force, GErr
     if (!verbs_of(node)->co_amend)
         return refuse(node, "does not support option amendment", error);
     return verbs_of(node)->co_amend(node, options, force, error);
+}
+
+static bool has_persistent_bitmaps(BlockNode *node)
+{
+    for (BlockBitmap *b = NULL; (b = block_bitmap_next(node, b));)
+        if ((block_bitmap_flags(b) & (BLOCK_BITMAP_PERSISTENT | BLOCK_BITMAP_INCONSISTENT)) ==
+            BLOCK_BITMAP_PERSISTENT)
+            return true;
+    return false;
+}
+
+void co_fn block_co_sync_bitmaps(BlockNode *node)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (verbs_of(node)->co_sync_bitmaps && !node->config.read_only && has_persistent_bitmaps(node) &&
+        verbs_of(node)->co_sync_bitmaps(node, &error) < 0)
+        warn_report("the bitmaps of node '%s' were not stored, and would not survive a crash: %s",
+                    node->name, error ? error->message : "");
 }
 
 int co_fn block_co_set_backing(BlockNode *node, const char *filename, const char *format,

@@ -121,6 +121,8 @@ struct BlockImageVerbs {
     bool (*can_store_bitmap)(BlockNode *node, const char *name, uint32_t granularity,
                              GError **error);
     int co_fn (*co_remove_bitmap)(BlockNode *node, const char *name, GError **error);
+    /* What was changed in bitmaps other than by writes to the node is to survive a crash, too. */
+    int co_fn (*co_sync_bitmaps)(BlockNode *node, GError **error);
 };
 
 /*
@@ -164,6 +166,9 @@ int co_fn block_co_measure(const char *format, json_object *options, BlockNode *
 int co_fn block_co_check(BlockNode *node, BlockCheck *check, unsigned fix, GError **error);
 int co_fn block_co_scrub(BlockNode *node, BlockScrub *scrub, GError **error);
 int co_fn block_co_amend(BlockNode *node, json_object *options, bool force, GError **error);
+/* After a change of bitmaps that is no write: if there are persistent ones, they are stored.  A failure
+ * is told, and costs them after a crash. */
+void co_fn block_co_sync_bitmaps(BlockNode *node);
 int co_fn block_co_set_backing(BlockNode *node, const char *filename, const char *format,
                                GError **error);
 int co_fn block_co_make_empty(BlockNode *node, GError **error);

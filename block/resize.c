@@ -54,6 +54,8 @@ static void co_fn resize_run(void *opaque)
     ResizeRun *run = opaque;
 
     run->ret = block_node_co_resize(run->node, run->bytes, run->error);
+    if (run->ret == 0)
+        block_co_sync_bitmaps(run->node);
 }
 
 /* All nodes below have new sizes, too, and others may be built on them. */

@@ -140,7 +140,7 @@ static bool co_fn backup_run(BlockJob *job, GError **error)
 
 /* The bitmap at the end: what the copy does not have. */
 
-static void settle_bitmap(Backup *b, bool ok)
+static void co_fn settle_bitmap(Backup *b, bool ok)
 {
     if (!b->bitmap)
         return;
@@ -149,6 +149,8 @@ static void settle_bitmap(Backup *b, bool ok)
         block_bitmap_merge(b->bitmap, b->since, NULL);
         if (!ok)
             block_bitmap_merge(b->bitmap, block_cbw_todo(b->filter), NULL);
+        if (block_bitmap_flags(b->bitmap) & BLOCK_BITMAP_PERSISTENT)
+            block_co_sync_bitmaps(b->source);
     }
     block_bitmap_set_flags(b->bitmap, 0, BLOCK_BITMAP_BUSY);
 }

@@ -179,6 +179,8 @@ static void put_extension(Qcow2 *s, unsigned n, uint64_t offset, uint64_t bytes)
     st_be64(data + 8, bytes);
     st_be64(data + 16, offset);
     qcow2_extension_set(s, QCOW2_EXT_BITMAPS, n ? data : NULL, n ? sizeof(data) : 0);
+    if (!n)                                /* a journal is for bitmaps only */
+        qcow2_extension_set(s, QCOW2_EXT_JOURNAL, NULL, 0);
     s->bitmaps_offset = n ? offset : 0;
     s->bitmaps_length = n ? bytes : 0;
     if (n)

@@ -4,6 +4,7 @@
  */
 #include "block/qcow2/bitmaps.h"
 #include "block/bitmap.h"
+#include "block/qcow2/journal.h"
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -90,20 +91,34 @@ static int co_fn load_data(Qcow2 *s, const Qcow2BitmapEntry *entry, BlockBitmap 
     return ret;
 }
 
+/* Those in use were not stored since: the journal has what they lack. */
+static bool is_complete(Qcow2 *s, const Qcow2BitmapEntry *entry, unsigned index)
+{
+    return !(entry->flags & QCOW2_BITMAP_IN_USE) || qcow2_journal_knows(s, index);
+}
+
 /* What this program does not know must not be touched: it is left where it is, and out of use. */
 static bool is_usable(Qcow2 *s, const Qcow2BitmapEntry *entry)
 {
     return !(entry->flags & ~(QCOW2_BITMAP_IN_USE | QCOW2_BITMAP_AUTO |
                               QCOW2_BITMAP_EXTRA_COMPATIBLE)) &&
            (!entry->extra_length || entry->flags & QCOW2_BITMAP_EXTRA_COMPATIBLE) &&
-           !(entry->flags & QCOW2_BITMAP_IN_USE) &&
            entry->table_size == table_entries(s->cluster_size, s->header.size,
                                               entry->granularity_bits);
 }
 
-static int co_fn load_one(Qcow2 *s, const Qcow2BitmapEntry *entry, GError **error)
+static void mark_journal(Qcow2 *s, BlockBitmap *bitmap)
+{
+    uint64_t offset, bytes;
+
+    for (uint64_t at = 0; qcow2_journal_next(s, at, &offset, &bytes); at = offset + bytes)
+        block_bitmap_mark(bitmap, offset, bytes);
+}
+
+static int co_fn load_one(Qcow2 *s, const Qcow2BitmapEntry *entry, unsigned index, GError **error)
 {
     BlockBitmap *bitmap;
+    int ret;
 
     if (entry->type != QCOW2_BITMAP_DIRTY_TRACKING)
         return 0;                          /* of a kind that is not ours to show */
@@ -117,7 +132,7 @@ static int co_fn load_one(Qcow2 *s, const Qcow2BitmapEntry *entry, GError **erro
     if (!bitmap)
         return -EINVAL;
     block_bitmap_set_flags(bitmap, BLOCK_BITMAP_PERSISTENT, BLOCK_BITMAP_RECORDING);
-    if (!is_usable(s, entry)) {
+    if (!is_usable(s, entry) || !is_complete(s, entry, index)) {
         block_bitmap_set_flags(bitmap, BLOCK_BITMAP_INCONSISTENT, 0);
         return 0;
     }
@@ -125,7 +140,10 @@ static int co_fn load_one(Qcow2 *s, const Qcow2BitmapEntry *entry, GError **erro
         block_bitmap_set_flags(bitmap, BLOCK_BITMAP_RECORDING, 0);
     if (!s->writable)
         block_bitmap_set_flags(bitmap, BLOCK_BITMAP_READ_ONLY, 0);
-    return load_data(s, entry, bitmap, error);
+    ret = load_data(s, entry, bitmap, error);
+    if (ret == 0 && entry->flags & QCOW2_BITMAP_IN_USE)
+        mark_journal(s, bitmap);
+    return ret;
 }
 
 static int co_fn mark_in_use(Qcow2 *s, GArray *directory, GError **error)
@@ -145,11 +163,34 @@ static int co_fn mark_in_use(Qcow2 *s, GArray *directory, GError **error)
     return ret == 0 ? qcow2_flush_file(s, error) : ret;
 }
 
+/* Whether the entry's bitmap in memory is what is stored, so that a journal can go on from there. */
+static bool is_sound(Qcow2 *s, const Qcow2BitmapEntry *entry)
+{
+    BlockBitmap *bitmap = block_bitmap_find(s->node, entry->name);
+
+    return entry->type == QCOW2_BITMAP_DIRTY_TRACKING && bitmap &&
+           !(entry->flags & QCOW2_BITMAP_IN_USE) &&
+           !(block_bitmap_flags(bitmap) & BLOCK_BITMAP_INCONSISTENT);
+}
+
+/* The journal first, then the flags: in between the bitmaps are what is stored. */
+static int co_fn begin_use(Qcow2 *s, GArray *directory, GError **error)
+{
+    g_autofree bool *sound = g_new0(bool, directory->len + 1);
+    int ret = 0;
+
+    for (unsigned i = 0; i < directory->len; i++)
+        sound[i] = is_sound(s, &g_array_index(directory, Qcow2BitmapEntry, i));
+    if (!s->journal)
+        ret = qcow2_journal_begin(s, sound, directory->len, error);
+    return ret == 0 ? mark_in_use(s, directory, error) : ret;
+}
+
 int co_fn qcow2_bitmaps_begin_use(Qcow2 *s, GError **error)
 {
     g_autoptr(GArray) directory = qcow2_bitmap_dir_read(s, error);
 
-    return directory ? mark_in_use(s, directory, error) : -EIO;
+    return directory ? begin_use(s, directory, error) : -EIO;
 }
 
 int co_fn qcow2_bitmaps_load(Qcow2 *s, GError **error)
@@ -159,9 +200,9 @@ int co_fn qcow2_bitmaps_load(Qcow2 *s, GError **error)
 
     block_node_refresh_size(s->node);      /* which the bitmaps' own size comes from */
     for (unsigned i = 0; ret == 0 && i < directory->len; i++)
-        ret = load_one(s, &g_array_index(directory, Qcow2BitmapEntry, i), error);
+        ret = load_one(s, &g_array_index(directory, Qcow2BitmapEntry, i), i, error);
     if (ret == 0 && s->writable)
-        ret = mark_in_use(s, directory, error);
+        ret = begin_use(s, directory, error);
     return ret;
 }
 
@@ -283,10 +324,12 @@ static void co_fn free_entry(Qcow2 *s, const Qcow2BitmapEntry *entry,
 }
 
 /* An entry stays as it is if its bitmap cannot be used, or is none of ours. */
-static bool stays(Qcow2 *s, const Qcow2BitmapEntry *entry)
+static bool stays(Qcow2 *s, const Qcow2BitmapEntry *entry, const char *without)
 {
     BlockBitmap *bitmap = block_bitmap_find(s->node, entry->name);
 
+    if (without && !strcmp(entry->name, without))
+        return false;
     if (entry->type != QCOW2_BITMAP_DIRTY_TRACKING)
         return true;
     return bitmap && block_bitmap_flags(bitmap) & BLOCK_BITMAP_INCONSISTENT;
@@ -298,7 +341,7 @@ static bool is_stored(const BlockBitmap *bitmap)
            BLOCK_BITMAP_PERSISTENT;
 }
 
-static int co_fn store_all(Qcow2 *s, GArray *directory, GError **error)
+static int co_fn store_all(Qcow2 *s, GArray *directory, const char *without, GError **error)
 {
     BlockBitmap *bitmap = NULL;
 
@@ -306,7 +349,7 @@ static int co_fn store_all(Qcow2 *s, GArray *directory, GError **error)
         Qcow2BitmapEntry entry;
         int ret;
 
-        if (!is_stored(bitmap))
+        if (!is_stored(bitmap) || !g_strcmp0(block_bitmap_name(bitmap), without))
             continue;
         ret = store_one(s, bitmap, &entry, error);
         if (ret < 0)
@@ -316,7 +359,8 @@ static int co_fn store_all(Qcow2 *s, GArray *directory, GError **error)
     return 0;
 }
 
-int co_fn qcow2_bitmaps_store(Qcow2 *s, GError **error)
+/* All bitmaps, but that one, to a new directory; none of them is in use any more. */
+static int co_fn store(Qcow2 *s, const char *without, GError **error)
 {
     g_autoptr(GArray) old = qcow2_bitmap_dir_read(s, error), directory = qcow2_bitmap_dir_new();
     unsigned kept = 0;
@@ -325,10 +369,10 @@ int co_fn qcow2_bitmaps_store(Qcow2 *s, GError **error)
     if (!old)
         return -EIO;
     for (unsigned i = 0; i < old->len; i++)
-        if (stays(s, &g_array_index(old, Qcow2BitmapEntry, i)))
+        if (stays(s, &g_array_index(old, Qcow2BitmapEntry, i), without))
             qcow2_bitmap_dir_append(directory, &g_array_index(old, Qcow2BitmapEntry, i));
     kept = directory->len;
-    ret = store_all(s, directory, error);
+    ret = store_all(s, directory, without, error);
     if (ret == 0)
         ret = qcow2_bitmap_dir_replace(s, directory, error);
     if (ret < 0) {
@@ -337,12 +381,63 @@ int co_fn qcow2_bitmaps_store(Qcow2 *s, GError **error)
         return ret;
     }
     for (unsigned i = 0; i < old->len; i++)
-        if (!stays(s, &g_array_index(old, Qcow2BitmapEntry, i)))
+        if (!stays(s, &g_array_index(old, Qcow2BitmapEntry, i), without))
             free_entry(s, &g_array_index(old, Qcow2BitmapEntry, i), free_later);
     return 0;
 }
 
-/* Adding and removing. */
+int co_fn qcow2_bitmaps_store(Qcow2 *s, GError **error)
+{
+    int ret = store(s, NULL, error);
+
+    return ret == 0 ? qcow2_journal_end(s, error) : ret;
+}
+
+/* The disk first: what a bitmap is told to forget is not to come back after a crash.  Then the old
+ * directory's journal has no purpose any more. */
+static int co_fn store_and_go_on(Qcow2 *s, const char *without, GError **error)
+{
+    int ret = qcow2_settle(s);
+
+    if (ret < 0)
+        fail_errno(error, -ret, "'%s': writing metadata failed", block_node_filename(s->node));
+    else
+        ret = store(s, without, error);
+    if (ret < 0)
+        return ret;
+    qcow2_journal_free(s);
+    return qcow2_bitmaps_begin_use(s, error);
+}
+
+/* Should that fail, nobody is to believe what is stored, with whatever was written since. */
+static int co_fn sync_bitmaps(BlockNode *node, const char *without, GError **error)
+{
+    Qcow2 *s = qcow2_of(node);
+    int ret = qcow2_may_write(s);
+
+    if (ret < 0) {
+        fail_errno(error, -ret, "'%s' cannot be written", block_node_filename(node));
+        return ret;
+    }
+    qcow2_exclusive_begin(s);
+    ret = store_and_go_on(s, without, error);
+    if (ret < 0)
+        qcow2_journal_end(s, NULL);
+    qcow2_exclusive_end(s);
+    return ret;
+}
+
+int co_fn qcow2_co_sync_bitmaps(BlockNode *node, GError **error)
+{
+    return sync_bitmaps(node, NULL, error);
+}
+
+int co_fn qcow2_co_remove_bitmap(BlockNode *node, const char *name, GError **error)
+{
+    return sync_bitmaps(node, name, error);
+}
+
+/* Adding. */
 
 static unsigned count_stored(BlockNode *node, uint64_t *ret_bytes)
 {
@@ -385,47 +480,6 @@ bool qcow2_can_store_bitmap(BlockNode *node, const char *name, uint32_t granular
     if (bytes + ALIGN_UP(24 + strlen(name), 8) > QCOW2_BITMAP_DIRECTORY_MAX)
         return fail(error, ERR_LIMIT, "Not enough space in the bitmap directory");
     return true;
-}
-
-static int find_entry(const GArray *directory, const char *name)
-{
-    for (unsigned i = 0; i < directory->len; i++)
-        if (!strcmp(g_array_index(directory, Qcow2BitmapEntry, i).name, name))
-            return i;
-    return -1;
-}
-
-static int co_fn remove_alone(Qcow2 *s, const char *name, GError **error)
-{
-    g_autoptr(GArray) directory = qcow2_bitmap_dir_read(s, error), rest = qcow2_bitmap_dir_new();
-    int found = directory ? find_entry(directory, name) : -1, ret;
-
-    if (!directory)
-        return -EIO;
-    if (found < 0)
-        return 0;                          /* it was never stored */
-    for (int i = 0; i < (int)directory->len; i++)
-        if (i != found)
-            qcow2_bitmap_dir_append(rest, &g_array_index(directory, Qcow2BitmapEntry, i));
-    ret = qcow2_bitmap_dir_replace(s, rest, error);
-    if (ret == 0)
-        free_entry(s, &g_array_index(directory, Qcow2BitmapEntry, found), free_later);
-    return ret;
-}
-
-int co_fn qcow2_co_remove_bitmap(BlockNode *node, const char *name, GError **error)
-{
-    Qcow2 *s = qcow2_of(node);
-    int ret = qcow2_may_write(s);
-
-    if (ret < 0) {
-        fail_errno(error, -ret, "'%s' cannot be written", block_node_filename(node));
-        return ret;
-    }
-    qcow2_exclusive_begin(s);
-    ret = remove_alone(s, name, error);
-    qcow2_exclusive_end(s);
-    return ret;
 }
 
 uint64_t qcow2_bitmaps_measure(BlockNode *node, uint64_t cluster_size)

@@ -3,7 +3,8 @@
  * writable.
  *
  * While the image is open for writing its entries in the directory have the flag in_use, as the
- * specification asks, so that no one takes what lies there for complete.
+ * specification asks, so that no one takes what lies there for complete.  After a crash it is complete
+ * with the journal's marks (journal.h).
  */
 #pragma once
 #include "block/qcow2/bitmap-dir.h"
@@ -16,7 +17,12 @@ int co_fn qcow2_bitmaps_store(Qcow2 *s, GError **error);
 /* It is writable again after qcow2_bitmaps_store: marks them in use. */
 int co_fn qcow2_bitmaps_begin_use(Qcow2 *s, GError **error);
 
+/* What was changed in the node's bitmaps other than by writes is in the image when it returns.  After a
+ * failure the stored ones are out of date, and will be found to be inconsistent after a crash. */
+int co_fn qcow2_co_sync_bitmaps(BlockNode *node, GError **error);
+
 bool qcow2_can_store_bitmap(BlockNode *node, const char *name, uint32_t granularity, GError **error);
+/* The same without that bitmap, stored or not. */
 int co_fn qcow2_co_remove_bitmap(BlockNode *node, const char *name, GError **error);
 /* Bytes that the persistent bitmaps of @node would take in an image with such clusters (measure). */
 uint64_t qcow2_bitmaps_measure(BlockNode *node, uint64_t cluster_size);

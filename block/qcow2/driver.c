@@ -1,6 +1,7 @@
 /* The driver: the verbs of requests, each of which passes the gate. */
 #include "block/qcow2/image.h"
 #include "block/qcow2/io.h"
+#include "block/qcow2/journal.h"
 #include "block/qcow2/options.h"
 #include <errno.h>
 
@@ -54,6 +55,8 @@ static int co_fn qcow2_co_write(BlockNode *node, uint64_t offset, const struct i
     int ret = qcow2_may_write(s);
 
     if (G_LIKELY(ret == 0))
+        ret = qcow2_journal_cover(s, offset, bytes);
+    if (G_LIKELY(ret == 0))
         ret = flags & BLOCK_COMPRESSED ? qcow2_write_compressed(s, offset, iov, iovcnt, bytes)
                                        : qcow2_guest_write(s, offset, iov, iovcnt, bytes);
     finish(s, &ticket);
@@ -67,6 +70,8 @@ static int co_fn qcow2_co_zero(BlockNode *node, uint64_t offset, uint64_t bytes,
     int ret = qcow2_may_write(s);
 
     if (ret == 0)
+        ret = qcow2_journal_cover(s, offset, bytes);
+    if (ret == 0)
         ret = qcow2_guest_zero(s, offset, bytes, flags);
     finish(s, &ticket);
     return ret;
@@ -78,6 +83,8 @@ static int co_fn qcow2_co_discard(BlockNode *node, uint64_t offset, uint64_t byt
     Qcow2Ticket ticket = qcow2_enter(s);
     int ret = qcow2_may_write(s);
 
+    if (ret == 0)
+        ret = qcow2_journal_cover(s, offset, bytes);
     if (ret == 0)
         ret = qcow2_guest_discard(s, offset, bytes, QCOW2_DISCARD_REQUEST, false);
     finish(s, &ticket);

@@ -21,6 +21,7 @@ static const struct {
     { 0, 0, "dirty bit" },       { 0, 1, "corrupt bit" },        { 0, 2, "external data file" },
     { 0, 3, "compression type" }, { 0, 4, "extended L2 entries" }, { 1, 0, "lazy refcounts" },
     { 2, 0, "bitmaps" },         { 2, 1, "raw external data" },
+    { 2, 56, "bitmap journal (vireo)" },
 };
 
 static void clear_extension(gpointer extension)
@@ -63,7 +64,7 @@ const Qcow2Extension *qcow2_extension(const Qcow2 *s, uint32_t type)
 void qcow2_extension_set(Qcow2 *s, uint32_t type, const void *data, uint32_t length)
 {
     const Qcow2Extension *old = qcow2_extension(s, type);
-    Qcow2Extension new = { type, length, g_memdup2(data, length) };
+    Qcow2Extension new = { type, length, g_memdup2(data, length), 0 };
 
     if (old)
         g_array_remove_index(s->header.extensions,
@@ -133,9 +134,9 @@ static char *take_text(const uint8_t *data, uint32_t length)
 }
 
 static bool take_extension(Qcow2 *s, uint32_t type, uint32_t length, const uint8_t *data,
-                           GError **error)
+                           uint64_t offset, GError **error)
 {
-    Qcow2Extension e = { type, length, NULL };
+    Qcow2Extension e = { type, length, NULL, offset };
 
     switch (type) {
     case QCOW2_EXT_BACKING_FORMAT:
@@ -178,7 +179,7 @@ static bool parse_extensions(Qcow2 *s, const uint8_t *buffer, uint64_t end, cons
             *names = buffer + at;
             *names_length = length;
         }
-        if (!take_extension(s, type, length, buffer + at, error))
+        if (!take_extension(s, type, length, buffer + at, at, error))
             return false;
         at += ALIGN_UP((uint64_t)length, 8);
     }
@@ -412,19 +413,32 @@ static void put_fields(const Qcow2Header *h, Cluster *c)
     c->used += h->unknown_fields_length;
 }
 
+/* The journal stands first, so that names that change their length do not move it. */
+static bool put_kept(const Qcow2Header *h, Cluster *c, bool journal)
+{
+    for (unsigned i = 0; i < h->extensions->len; i++) {
+        Qcow2Extension *e = &g_array_index(h->extensions, Qcow2Extension, i);
+
+        if ((e->type == QCOW2_EXT_JOURNAL) != journal)
+            continue;
+        e->offset = c->used + 8;
+        if (!put_extension(c, e->type, e->data, e->length))
+            return false;
+    }
+    return true;
+}
+
 static bool put_extensions(const Qcow2Header *h, Cluster *c)
 {
     uint64_t later = 8 + (h->backing_file ? strlen(h->backing_file) : 0);
 
+    if (!put_kept(h, c, true))
+        return false;
     if (!put_text(c, QCOW2_EXT_BACKING_FORMAT, h->backing_file ? h->backing_format : NULL) ||
         !put_text(c, QCOW2_EXT_DATA_FILE, h->data_file))
         return false;
-    for (unsigned i = 0; i < h->extensions->len; i++) {
-        const Qcow2Extension *e = &g_array_index(h->extensions, Qcow2Extension, i);
-
-        if (!put_extension(c, e->type, e->data, e->length))
-            return false;
-    }
+    if (!put_kept(h, c, false))
+        return false;
     if (h->version >= 3)
         put_feature_names(c, later);
     return put_extension(c, QCOW2_EXT_END, NULL, 0);

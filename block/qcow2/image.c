@@ -23,4 +23,5 @@ const BlockImageVerbs qcow2_image_verbs = {
     .co_write_vmstate = qcow2_co_write_vmstate,
     .can_store_bitmap = qcow2_can_store_bitmap,
     .co_remove_bitmap = qcow2_co_remove_bitmap,
+    .co_sync_bitmaps = qcow2_co_sync_bitmaps,
 };

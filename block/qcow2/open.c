@@ -2,6 +2,7 @@
 #include "block/qcow2/bitmaps.h"
 #include "block/qcow2/check.h"
 #include "block/qcow2/crypto.h"
+#include "block/qcow2/journal.h"
 #include "block/qcow2/options.h"
 #include "block/qcow2/snapshot.h"
 #include <errno.h>
@@ -55,6 +56,7 @@ static void free_all(Qcow2 *s)
         qcow2_cache_free(&s->refcount_cache);
     qcow2_overlap_free(s);
     qcow2_frees_free(s);
+    qcow2_journal_free(s);
     if (s->snapshots)
         g_array_free(s->snapshots, TRUE);
     g_hash_table_destroy(s->l1_dirty);
@@ -117,6 +119,7 @@ static bool find_bitmaps(Qcow2 *s, GError **error)
                     block_node_filename(s->file));
     s->bitmaps_length = ld_be64(e->data + 8);
     s->bitmaps_offset = ld_be64(e->data + 16);
+    qcow2_journal_open(s);
     return true;
 }
 
@@ -151,7 +154,8 @@ static bool co_fn repair_dirty(Qcow2 *s, const Qcow2Options *o, GError **error)
 static uint64_t autoclear_kept(const Qcow2 *s)
 {
     return (s->data_file_raw ? QCOW2_AUTOCLEAR_DATA_FILE_RAW : 0) |
-           (s->bitmaps_offset ? QCOW2_AUTOCLEAR_BITMAPS : 0);
+           (s->bitmaps_offset ? QCOW2_AUTOCLEAR_BITMAPS : 0) |
+           (s->journal ? QCOW2_AUTOCLEAR_JOURNAL : 0);
 }
 
 /* Unknown autoclear bits say that something depends on the image's contents that we do not keep up. */

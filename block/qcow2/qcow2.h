@@ -19,8 +19,8 @@
  * Errors: functions return 0 or -errno; those with a GError ** set it with every failure (NULL: not
  * wanted).  Offsets and sizes are bytes; "guest" offsets are of the disk, "host" ones of the file.
  *
- * Locks, in the order they are taken: gate, ranges (range.c), l1_lock, alloc_lock, flush_lock (all of
- * coroutines, may be held over a wait), then a cache shard or one of the small mutexes (never held
+ * Locks, in the order they are taken: gate, the journal's, ranges (range.c), l1_lock, alloc_lock,
+ * flush_lock (all of coroutines, may be held over a wait), then a cache shard or one of the small mutexes (never held
  * over a wait, one at a time).
  */
 #pragma once
@@ -49,12 +49,13 @@ enum { QCOW2_SNAPSHOTS_MAX = 65536 };
 #define QCOW2_COMPAT_LAZY_REFCOUNTS (1ull << 0)
 #define QCOW2_AUTOCLEAR_BITMAPS (1ull << 0)
 #define QCOW2_AUTOCLEAR_DATA_FILE_RAW (1ull << 1)
-#define QCOW2_AUTOCLEAR_KNOWN 3ull
+#define QCOW2_AUTOCLEAR_JOURNAL (1ull << 56)  /* our own: journal.h */
 
 /* "Header extensions". */
 enum { QCOW2_EXT_END = 0, QCOW2_EXT_FEATURE_NAMES = 0x6803f857, QCOW2_EXT_BITMAPS = 0x23852875,
        QCOW2_EXT_CRYPTO = 0x0537be77, QCOW2_EXT_DATA_FILE = 0x44415441 };
 #define QCOW2_EXT_BACKING_FORMAT 0xe2792acau
+#define QCOW2_EXT_JOURNAL 0x76626a31       /* our own: journal.h */
 
 enum { QCOW2_CRYPT_NONE, QCOW2_CRYPT_AES, QCOW2_CRYPT_LUKS };
 enum { QCOW2_COMPRESSION_ZLIB, QCOW2_COMPRESSION_ZSTD };
@@ -73,6 +74,7 @@ typedef struct Qcow2Extension {
     uint32_t type;
     uint32_t length;
     uint8_t *data;                         /* owned */
+    uint64_t offset;                       /* where the data was read or last written */
 } Qcow2Extension;
 
 /* The header, in host byte order; version 2 images have version 3's defaults. */
@@ -195,6 +197,7 @@ typedef struct Qcow2Crypto {
 typedef struct Qcow2Frees Qcow2Frees;      /* free.c */
 typedef struct Qcow2Overlap Qcow2Overlap;  /* overlap.c */
 typedef struct Qcow2Touched Qcow2Touched;  /* touched.c */
+typedef struct Qcow2Journal Qcow2Journal;  /* journal.h */
 
 typedef struct Qcow2 {
     BlockNode *node, *file;
@@ -257,6 +260,7 @@ typedef struct Qcow2 {
     CoMutex flush_lock;                    /* one checkpoint at a time */
     Qcow2Frees *frees;
     Qcow2Overlap *overlap;
+    Qcow2Journal *journal;                 /* changes under the exclusive gate; NULL: none */
     Qcow2Touched *touched;                 /* changes under the exclusive gate; NULL: nobody asks */
     gint scrubbing;                        /* atomic: a scrub is under way */
 

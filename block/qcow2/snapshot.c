@@ -1,6 +1,7 @@
 /* Internal snapshots: taking, going back, deleting, looking at one; see snapshot.h for how. */
 #include "block/qcow2/snapshot.h"
 #include "block/bitmap.h"
+#include "block/qcow2/journal.h"
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -342,6 +343,9 @@ static int co_fn go_back_to(Qcow2 *s, const Qcow2Snapshot *sn, uint64_t *l1, GEr
     if (ret < 0)
         return ret;
     ret = qcow2_new_active_copy(s, l1, sn->l1_size, &change.active, error);
+    if (ret == 0 && (ret = qcow2_journal_cover(s, 0, s->header.size)) < 0)
+        fail_errno(error, -ret, "'%s': writing the bitmap journal failed",
+                   block_node_filename(s->node));
     if (ret == 0)
         ret = make_change(&change, error);
     if (ret < 0) {

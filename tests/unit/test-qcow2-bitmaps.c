@@ -133,29 +133,94 @@ START_TEST(qemu_agrees)
 }
 END_TEST
 
+/* A copy of the image as a kill would leave it. */
+static void kill_copy(BlockUser *user, const char *path, const char *copy)
+{
+    ck_assert_int_eq(test_request(user, OP_FLUSH, 0, NULL, 0, 0), 0);
+    ck_assert_int_eq(run_command("cp %s %s", path, copy), 0);
+}
+
+static bool is_inconsistent(BlockUser *user, const char *name)
+{
+    BlockBitmap *bitmap = block_bitmap_find(block_user_node(user), name);
+
+    ck_assert_ptr_nonnull(bitmap);
+    return block_bitmap_flags(bitmap) & BLOCK_BITMAP_INCONSISTENT;
+}
+
 START_TEST(an_image_that_was_not_closed)
 {
-    g_autofree char *path = qcow2_create("killed.qcow2", "", DISK_BYTES);
+    g_autofree char *path = qcow2_create("killed.qcow2", kinds[_i].options, DISK_BYTES);
+    g_autofree char *copy = g_strdup_printf("%s/killed-copy.qcow2", test_dir());
+    TestRoot t = test_root();
+    BlockUser *user = qcow2_open_user(&t, path, "");
+    BlockBitmap *bitmap = add(user, "dirty", kinds[_i].granularity);
+    uint64_t dirty;
+
+    write_at(user, 30 * MiB, 512);
+    qcow2_close_user(&t, user);
+    user = qcow2_open_user(&t, path, "");
+    write_at(user, MiB, 4096);
+    kill_copy(user, path, copy);
+    qcow2_close_user(&t, user);
+    /* QEMU takes it for what it is, and finds nothing wrong. */
+    qcow2_check_image(copy);
+    ck_assert_int_eq(run_command("sh -c \"qemu-img info %s | grep -q in-use\"", copy), 0);
+    for (int round = 0; round < 2; round++) {   /* the second time after another kill */
+        user = qcow2_open_user(&t, copy, "");
+        ck_assert(!is_inconsistent(user, "dirty"));
+        bitmap = block_bitmap_find(block_user_node(user), "dirty");
+        ck_assert(block_bitmap_get(bitmap, MiB));
+        ck_assert(block_bitmap_get(bitmap, 30 * MiB));
+        ck_assert_uint_eq(block_bitmap_get(bitmap, 5 * MiB), round);
+        dirty = block_bitmap_count(bitmap);
+        ck_assert_uint_lt(dirty, 10 * MiB);
+        write_at(user, 5 * MiB, 4096);
+        kill_copy(user, copy, path);
+        qcow2_close_user(&t, user);
+        ck_assert_int_eq(run_command("cp %s %s", path, copy), 0);
+    }
+    user = qcow2_open_user(&t, copy, ",read-only=on");
+    ck_assert(!is_inconsistent(user, "dirty"));
+    qcow2_close_user(&t, user);
+    test_root_free(&t);
+}
+END_TEST
+
+/* Somebody else has written to it since: what we know of it is not enough. */
+START_TEST(an_image_that_qemu_wrote_after_a_kill)
+{
+    g_autofree char *path = qcow2_create("killed.qcow2", kinds[_i].options, DISK_BYTES);
     g_autofree char *copy = g_strdup_printf("%s/killed-copy.qcow2", test_dir());
     TestRoot t = test_root();
     BlockUser *user = qcow2_open_user(&t, path, "");
     GError *error = NULL;
 
-    add(user, "dirty", 65536);
+    add(user, "dirty", kinds[_i].granularity);
     qcow2_close_user(&t, user);
     user = qcow2_open_user(&t, path, "");
     write_at(user, MiB, 4096);
-    ck_assert_int_eq(test_request(user, OP_FLUSH, 0, NULL, 0, 0), 0);
-    ck_assert_int_eq(run_command("cp %s %s", path, copy), 0);   /* as a kill leaves it */
+    kill_copy(user, path, copy);
     qcow2_close_user(&t, user);
+    ck_assert_int_eq(run_command("qemu-io -f qcow2 -c 'write 7M 4k' %s", copy), 0);
     user = qcow2_open_user(&t, copy, "");
-    ck_assert(block_bitmap_flags(block_bitmap_find(block_user_node(user), "dirty")) &
-              BLOCK_BITMAP_INCONSISTENT);
+    ck_assert(is_inconsistent(user, "dirty"));
     ck_assert(!block_bitmap_check(block_bitmap_find(block_user_node(user), "dirty"),
                                   BLOCK_BITMAP_INCONSISTENT, &error));
     assert_error(&error, "inconsistent");
+    /* It stays so through another kill, beside one that does not. */
+    add(user, "new", kinds[_i].granularity);
     qcow2_close_user(&t, user);
-    qcow2_check_image(copy);
+    user = qcow2_open_user(&t, copy, "");
+    write_at(user, 9 * MiB, 4096);
+    kill_copy(user, copy, path);
+    qcow2_close_user(&t, user);
+    user = qcow2_open_user(&t, path, "");
+    ck_assert(is_inconsistent(user, "dirty"));
+    ck_assert(!is_inconsistent(user, "new"));
+    ck_assert(block_bitmap_get(block_bitmap_find(block_user_node(user), "new"), 9 * MiB));
+    qcow2_close_user(&t, user);
+    qcow2_check_image(path);
     test_root_free(&t);
 }
 END_TEST
@@ -165,7 +230,8 @@ static void add_tests(TCase *tc)
     tcase_set_timeout(tc, 60);
     tcase_add_loop_test(tc, bitmaps_survive_closing, 0, G_N_ELEMENTS(kinds));
     tcase_add_loop_test(tc, qemu_agrees, 0, G_N_ELEMENTS(kinds));
-    tcase_add_test(tc, an_image_that_was_not_closed);
+    tcase_add_loop_test(tc, an_image_that_was_not_closed, 0, G_N_ELEMENTS(kinds));
+    tcase_add_loop_test(tc, an_image_that_qemu_wrote_after_a_kill, 0, G_N_ELEMENTS(kinds));
 }
 
 int main(void)

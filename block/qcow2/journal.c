@@ -1,0 +1,251 @@
+#include "block/qcow2/journal.h"
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+#include <zlib.h>
+
+enum { AT_CRC = 0, AT_REGION_BITS = 4, AT_OFFSET = 8, AT_LENGTH = 16, AT_SIZE = 24, AT_ENTRIES = 32,
+       AT_MARK_BYTES = 36, AT_SOUND = 40, SOUND_BYTES = 32, AT_MARKS = AT_SOUND + SOUND_BYTES };
+enum { REGION_BITS_MIN = 16, MARK_BYTES_MAX = 4096, AHEAD_MAX = 64 };
+
+/* In memory. */
+
+static void journal_new(Qcow2 *s, unsigned region_bits)
+{
+    Qcow2Journal *j = g_new0(Qcow2Journal, 1);
+    uint64_t size = s->header.size;
+
+    co_mutex_init(&j->lock);
+    j->region_bits = region_bits;
+    j->regions = (size >> region_bits) + !!(size & ((1ull << region_bits) - 1));
+    j->words = j->regions / 64 + 1;
+    j->wanted = g_new0(uint64_t, j->words);
+    j->covered = g_new0(uint64_t, j->words);
+    j->next = UINT64_MAX;
+    s->journal = j;
+}
+
+void qcow2_journal_free(Qcow2 *s)
+{
+    Qcow2Journal *j = g_steal_pointer(&s->journal);
+
+    if (!j)
+        return;
+    g_free(j->wanted);
+    g_free(j->covered);
+    g_free(j);
+}
+
+static bool is_marked(const uint64_t *words, uint64_t region)
+{
+    return __atomic_load_n(&words[region / 64], __ATOMIC_ACQUIRE) >> region % 64 & 1;
+}
+
+/* The extension. */
+
+static uint32_t checksum(const uint8_t *data)
+{
+    return crc32(0, data + AT_REGION_BITS, AT_MARKS - AT_REGION_BITS);
+}
+
+static bool is_valid(const Qcow2 *s, const Qcow2Extension *e)
+{
+    unsigned bits;
+    uint64_t regions;
+
+    if (!(s->header.autoclear & QCOW2_AUTOCLEAR_JOURNAL) || !s->bitmaps_offset || !e ||
+        e->length < AT_MARKS || ld_be32(e->data) != checksum(e->data))
+        return false;
+    bits = ld_be32(e->data + AT_REGION_BITS);
+    if (bits < REGION_BITS_MIN || bits > 62 || ld_be64(e->data + AT_OFFSET) != s->bitmaps_offset ||
+        ld_be64(e->data + AT_LENGTH) != s->bitmaps_length ||
+        ld_be64(e->data + AT_SIZE) != s->header.size ||
+        ld_be32(e->data + AT_MARK_BYTES) != e->length - AT_MARKS)
+        return false;
+    regions = (s->header.size >> bits) + !!(s->header.size & ((1ull << bits) - 1));
+    return regions <= (uint64_t)(e->length - AT_MARKS) * 8;
+}
+
+void qcow2_journal_open(Qcow2 *s)
+{
+    const Qcow2Extension *e = qcow2_extension(s, QCOW2_EXT_JOURNAL);
+
+    if (!is_valid(s, e))
+        return;
+    journal_new(s, ld_be32(e->data + AT_REGION_BITS));
+    for (uint64_t i = 0; i < s->journal->regions; i++)
+        if (e->data[AT_MARKS + i / 8] >> i % 8 & 1)
+            s->journal->wanted[i / 64] |= 1ull << i % 64;
+    memcpy(s->journal->covered, s->journal->wanted, s->journal->words * sizeof(uint64_t));
+}
+
+bool qcow2_journal_knows(const Qcow2 *s, unsigned index)
+{
+    const Qcow2Extension *e = s->journal ? qcow2_extension(s, QCOW2_EXT_JOURNAL) : NULL;
+
+    return e && index < ld_be32(e->data + AT_ENTRIES) && index < SOUND_BYTES * 8 &&
+           e->data[AT_SOUND + index / 8] >> index % 8 & 1;
+}
+
+bool qcow2_journal_next(const Qcow2 *s, uint64_t from, uint64_t *ret_offset, uint64_t *ret_bytes)
+{
+    const Qcow2Journal *j = s->journal;
+
+    for (uint64_t i = from >> j->region_bits; i < j->regions; i++) {
+        if (!is_marked(j->covered, i))
+            continue;
+        *ret_offset = i << j->region_bits;
+        *ret_bytes = MIN(1ull << j->region_bits, s->header.size - *ret_offset);
+        return true;
+    }
+    return false;
+}
+
+/* Beginning and ending. */
+
+static uint32_t mark_bytes(const Qcow2 *s)
+{
+    return MIN(MARK_BYTES_MAX, s->cluster_size / 4);
+}
+
+static unsigned choose_region_bits(const Qcow2 *s)
+{
+    unsigned bits = REGION_BITS_MIN;
+
+    while (s->header.size >> bits >= (uint64_t)mark_bytes(s) * 8)
+        bits++;
+    return bits;
+}
+
+static void fill_extension(Qcow2 *s, const bool *sound, unsigned n)
+{
+    uint32_t bytes = mark_bytes(s);
+    g_autofree uint8_t *data = g_malloc0(AT_MARKS + bytes);
+
+    st_be32(data + AT_REGION_BITS, choose_region_bits(s));
+    st_be64(data + AT_OFFSET, s->bitmaps_offset);
+    st_be64(data + AT_LENGTH, s->bitmaps_length);
+    st_be64(data + AT_SIZE, s->header.size);
+    st_be32(data + AT_ENTRIES, n);
+    st_be32(data + AT_MARK_BYTES, bytes);
+    for (unsigned i = 0; i < n; i++)
+        data[AT_SOUND + i / 8] |= sound[i] << i % 8;
+    st_be32(data + AT_CRC, checksum(data));
+    qcow2_extension_set(s, QCOW2_EXT_JOURNAL, data, AT_MARKS + bytes);
+}
+
+static bool any(const bool *sound, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        if (sound[i])
+            return true;
+    return false;
+}
+
+/* Its fields must be in the sector that has the autoclear bits, so that they change with them. */
+static bool has_room(const Qcow2 *s, unsigned n)
+{
+    return s->header.version >= 3 && n <= SOUND_BYTES * 8 &&
+           QCOW2_HEADER_MAX + s->header.unknown_fields_length + 8 + AT_MARKS <= 512;
+}
+
+/*
+ * The extension first, then the bit.  Should the bit be set already, the journal that it stands for is of
+ * a directory that is gone.  Wherever this is cut off, the bitmaps are not in use yet: what is stored is
+ * believed, marks are not looked at.
+ */
+int co_fn qcow2_journal_begin(Qcow2 *s, const bool *sound, unsigned n, GError **error)
+{
+    int ret;
+
+    qcow2_journal_free(s);
+    if (!any(sound, n) || !has_room(s, n))
+        return qcow2_journal_end(s, error);
+    fill_extension(s, sound, n);
+    ret = qcow2_header_write(s, NULL);
+    if (ret == -ENOSPC) {                  /* names leave no room */
+        qcow2_extension_set(s, QCOW2_EXT_JOURNAL, NULL, 0);
+        return qcow2_journal_end(s, error);
+    }
+    if (ret < 0) {
+        fail_errno(error, -ret, "'%s': writing the header failed", block_node_filename(s->file));
+        return ret;
+    }
+    ret = qcow2_set_autoclear(s, QCOW2_AUTOCLEAR_JOURNAL, 0, error);
+    if (ret == 0)
+        journal_new(s, choose_region_bits(s));
+    return ret;
+}
+
+/* The extension stays where it is: the header's layout does not change each time. */
+int co_fn qcow2_journal_end(Qcow2 *s, GError **error)
+{
+    int ret = qcow2_set_autoclear(s, 0, QCOW2_AUTOCLEAR_JOURNAL, error);
+
+    if (ret == 0)
+        qcow2_journal_free(s);
+    return ret;
+}
+
+/* Marks. */
+
+/* Who goes on where the last marks ended gets more of them in advance. */
+static void look_ahead(Qcow2Journal *j, uint64_t first, uint64_t end)
+{
+    j->ahead = first == j->next ? MIN(MAX(j->ahead, 1) * 2, AHEAD_MAX) : 0;
+    j->next = MIN(end + j->ahead, j->regions);
+    for (uint64_t i = end; i < j->next; i++)
+        __atomic_fetch_or(&j->wanted[i / 64], 1ull << i % 64, __ATOMIC_RELAXED);
+}
+
+/* All that is wanted becomes stable: one write, one flush, for all who wait. */
+static int co_fn write_marks(Qcow2 *s)
+{
+    Qcow2Journal *j = s->journal;
+    const Qcow2Extension *e = qcow2_extension(s, QCOW2_EXT_JOURNAL);
+    g_autofree uint64_t *taken = g_new(uint64_t, j->words);
+    uint64_t first = UINT64_MAX, end = 0;
+    int ret;
+
+    for (uint64_t i = 0; i < j->words; i++) {
+        uint64_t new;
+
+        taken[i] = __atomic_load_n(&j->wanted[i], __ATOMIC_ACQUIRE);
+        new = taken[i] & ~j->covered[i];
+        for (; new; new &= new - 1) {
+            uint64_t region = i * 64 + __builtin_ctzll(new);
+
+            e->data[AT_MARKS + region / 8] |= 1u << region % 8;
+            first = MIN(first, region / 8);
+            end = region / 8 + 1;
+        }
+    }
+    if (first >= end)
+        return 0;
+    ret = qcow2_meta_write(s, e->offset + AT_MARKS + first, e->data + AT_MARKS + first, end - first,
+                           "bitmap journal", QCOW2_OL_MAIN_HEADER, NULL);
+    if (ret == 0)
+        ret = qcow2_flush_file(s, NULL);
+    for (uint64_t i = 0; ret == 0 && i < j->words; i++)
+        __atomic_fetch_or(&j->covered[i], taken[i], __ATOMIC_RELEASE);
+    return ret;
+}
+
+int co_fn qcow2_journal_note(Qcow2 *s, uint64_t first, uint64_t end)
+{
+    Qcow2Journal *j = s->journal;
+    bool wanting = false;
+    int ret = 0;
+
+    for (uint64_t i = first; i < end; i++)
+        __atomic_fetch_or(&j->wanted[i / 64], 1ull << i % 64, __ATOMIC_RELEASE);
+    co_mutex_lock(&j->lock);
+    for (uint64_t i = first; i < end && !wanting; i++)
+        wanting = !is_marked(j->covered, i);
+    if (wanting) {
+        look_ahead(j, first, end);
+        ret = write_marks(s);
+    }
+    co_mutex_unlock(&j->lock);
+    return ret;
+}
