@@ -410,6 +410,43 @@ class Client(Case):
                 h.poll(-1)
             self.assertEqual(bytes(buffer.to_bytearray()), self.read(image)[4096:8192])
 
+    def test_it_dies_under_load(self):
+        """Killed in the middle of it, several times: every request waits, none fails, nothing is lost."""
+        size, block = 8 * MiB, 16384
+        image, path = self.image(size=size, data=b""), self.path("dies")
+        ours = self.serve("driver=nbd,server.type=unix,server.path=%s,reconnect-delay=50" % self.start_backend(
+            path, image), "--image-opts", "-e", "0")[2]
+        rng = random.Random(11)
+        model = bytearray(size)
+        for turn in range(4):
+            order = list(range(size // block))
+            rng.shuffle(order)
+            with self.client(ours) as h, self.client(ours) as other:
+                cookies = []
+                for n, index in enumerate(order):
+                    data = rng.randbytes(block)
+                    model[index * block:(index + 1) * block] = data
+                    who = h if n % 2 else other
+                    cookies.append((who, who.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(data)), index * block)))
+                    if n == len(order) // 3:                # some are done, some are not
+                        self.backend.kill()
+                        self.backend.wait()
+                        os.unlink(path)
+                    if n == len(order) // 2:                # and those that came since wait
+                        self.start_backend(path, image)
+                for who, cookie in cookies:
+                    while not who.aio_command_completed(cookie):  # raises if it has failed
+                        who.poll(-1)
+                if turn % 2:
+                    h.flush()
+                    self.assertTrue(bytes(h.pread(size, 0)) == model)
+            self.assertTrue(self.read(image) == model, "turn %d" % turn)
+
+    def start_backend(self, path, image):
+        self.backend = self.daemon("qemu-nbd", "-k", path, "-t", "-e", "0", "-f", "raw", image, ready=path)
+        until(lambda: can_connect(path), "qemu-nbd")
+        return path
+
     def test_it_is_gone_for_good(self):
         image, path = self.image(), self.path("gone")
         first = self.daemon("qemu-nbd", "-k", path, "-t", "-f", "raw", image, ready=path)
@@ -464,12 +501,14 @@ class Tls(Case):
         self.daemon(program, "--object", *objects, "--tls-creds", "tls0", "-b", "127.0.0.1", "-p", port,
                     "-t", "-f", "raw", "-e", "4", self.image())
         uri = "nbds://localhost:%d" % port
+        self.wait_for(port)
+        return port, uri
 
+    def wait_for(self, port):
         def there():
             with socket.socket() as s:
-                return s.connect_ex(("127.0.0.1", port)) == 0
+                return s.connect_ex(("localhost", port)) == 0
         until(there, "listen on TCP")
-        return port, uri
 
     def test_certificates(self):
         port, uri = self.secure(VIREO_NBD, self.x509("server"))
@@ -503,6 +542,39 @@ class Tls(Case):
             self.assertIn("client endpoint", wrong.stderr.decode())
             naked = run(VIREO_IMG, "info", "nbd://localhost:%d" % port, check=False)
             self.assertEqual(naked.returncode, 1)
+
+
+    def test_others_on_top_of_us(self):
+        """nbdkit and qemu-nbd as clients of ours, and we as theirs, over TLS all the way."""
+        port, uri = self.secure(VIREO_NBD, self.x509("server"))
+        kit, emu = self.path("kit"), self.path("emu")
+        self.daemon("nbdkit", "-f", "-U", kit, "nbd", "hostname=localhost", "port=%d" % port, "tls=require",
+                    "tls-certificates=" + self.dir, ready=kit)
+        self.daemon("qemu-nbd", "-k", emu, "-t", "--object", self.x509("client"), "--image-opts",
+                    "driver=raw,file.driver=nbd,file.server.type=inet,file.server.host=localhost,"
+                    "file.server.port=%d,file.tls-creds=tls0" % port, ready=emu)
+        for path in (kit, emu):
+            until(lambda path=path: can_connect(path), path)
+            with self.client("nbd+unix:///?socket=" + path) as h:
+                h.pwrite(b"by " + path.encode()[-3:], MiB)
+                h.flush()
+                self.assertEqual(bytes(h.pread(6, MiB)), b"by " + path.encode()[-3:])
+            run("nbdcopy", "nbd+unix:///?socket=" + path, self.path("out"))
+            self.assertTrue(self.read(self.path("out")) == self.read(self.path("disk.raw")))
+
+    def test_we_on_top_of_nbdkit(self):
+        """Certificates and keys; what is written arrives."""
+        for creds, options in ((self.x509("client"), ["--tls-certificates=" + self.dir, "--tls-verify-peer"]),
+                               ("tls-creds-psk,id=tls0,endpoint=client,username=qemu,dir=" + self.dir,
+                                ["--tls-psk=" + self.path("keys.psk")])):
+            port = self.free_port()
+            self.daemon("nbdkit", "-f", "-i", "localhost", "-p", port, "--tls=require", *options, "memory", "4M")
+            self.wait_for(port)
+            opts = "driver=nbd,server.type=inet,server.host=localhost,server.port=%d,tls-creds=tls0" % port
+            _, _, ours = self.serve(opts, "--object", creds, "--image-opts", "-e", "0")
+            with self.client(ours) as h:
+                h.pwrite(b"x" * MiB, MiB)
+                self.assertEqual(bytes(h.pread(3, MiB - 1)), b"\0xx")
 
 
 class Qmp(Case):
