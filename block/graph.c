@@ -17,7 +17,7 @@ static const char *const absent_drivers[] = {
     "blkverify", "bochs", "cloop",
     "dmg", "ftp", "ftps", "gluster", "host_cdrom", "http", "https", "io_uring",
     "iscsi", "nfs", "nvme", "nvme-io_uring", "parallels",
-    "preallocate", "qcow", "qed", "quorum", "rbd", "replication",
+    "qcow", "qed", "quorum", "rbd", "replication",
     "ssh", "vdi", "vhdx", "virtio-blk-vfio-pci", "virtio-blk-vhost-user",
     "virtio-blk-vhost-vdpa", "vmdk", "vpc", "vvfat", NULL
 };

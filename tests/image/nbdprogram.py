@@ -232,6 +232,26 @@ class Qcow2(Case):
         self.assertEqual(shown[VIREO_NBD], shown["qemu-nbd"])
         self.assertEqual(shown[VIREO_NBD][1][0], [128 << 10, 0, 64 << 10, 1, 4 * MiB - (192 << 10), 0])
 
+    def test_preallocation_below(self):
+        """The file is longer while it is written, and as long as it would be without the filter at the end."""
+        lengths = []
+        for driver in ("file.driver=preallocate,file.file.driver=file,file.file.filename=",
+                       "file.driver=file,file.filename="):
+            run("qemu-img", "create", "-q", "-f", "qcow2", self.disk, "64M")
+            server, _, uri = self.serve("driver=qcow2," + driver + self.disk, "--image-opts")
+            with self.client(uri) as h:
+                for n in range(24):
+                    h.pwrite(bytes([n + 1]) * 65536, n * 5 * 65536)
+                h.flush()
+                lengths.append(os.stat(self.disk).st_size)
+            self.end(server)
+            lengths.append(os.stat(self.disk).st_size)
+            run("qemu-img", "check", self.disk)
+            for n in (0, 23):
+                run("qemu-io", "-r", "-c", "read -P %d %d 65536" % (n + 1, n * 5 * 65536), self.disk)
+        self.assertGreater(lengths[0], 128 * MiB)
+        self.assertEqual(lengths[1], lengths[3])
+
     def test_a_bitmap_that_grows(self):
         run("qemu-img", "bitmap", "--add", "-g", "64k", self.disk, "a")
         server, _, uri = self.serve(self.disk, "-f", "qcow2", "-B", "a")
