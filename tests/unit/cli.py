@@ -127,6 +127,15 @@ class Help(unittest.TestCase):
         self.assertIn("guest_errors", self.ok("-d", "help"))
         self.assertIn("hpet", self.ok("-machine", "q35,help"))
 
+    def test_docs_name_every_block_driver(self):
+        docs = os.path.join(os.path.dirname(__file__), "..", "..", "docs", "block.md")
+        with open(docs) as f:
+            told = f.read()
+        drivers = self.ok("-blockdev", "help").splitlines()[1:]
+        self.assertGreater(len(drivers), 10)
+        for name in (line.split()[0] for line in drivers):
+            self.assertRegex(told, r"(?m)^\|[^|]*`%s`[^|]*\|" % re.escape(name))
+
     def test_man_page_and_completion(self):
         self.assertIn(".SH NAME", self.ok("-man-page"))
         script = self.ok("-completion")

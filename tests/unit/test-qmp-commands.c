@@ -448,6 +448,12 @@ START_TEST(block_drivers_and_schema_agree)
     Session s;
     session_open(&s);
     block_driver_foreach(check_driver, &s);
+    json_object *options = entry(&s, get_str(entry(&s, "blockdev-add"), "arg-type"));
+    json_object *variants = get(options, "variants");
+    for (size_t i = 0; i < json_object_array_length(variants); i++) {
+        const char *name = get_str(json_object_array_get_idx(variants, i), "case");
+        ck_assert_msg(block_driver_find(name) != NULL, "there is no driver '%s'", name);
+    }
     session_close(&s);
 }
 END_TEST
