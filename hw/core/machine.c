@@ -321,7 +321,7 @@ static bool machine_pre_load(void *obj, GError **error)
 }
 
 static const StateField machine_fields[] = {
-    FIELD(Machine, clock_ns),
+    FIELD_CLOCK(Machine, clock_ns),
     {}
 };
 static const StateTable machine_state = {

@@ -109,5 +109,9 @@ void machine_add_run_hook(Machine *m, RunStateFn *fn, void *opaque);
 void machine_del_run_hook(Machine *m, RunStateFn *fn, void *opaque);
 void machine_run_hooks(Machine *m, bool running);    /* src/vm.c, VM lock */
 
-/* Guest clock for timers: CLOCK_MONOTONIC that stands still while the VM is stopped.  ns. */
+/* Guest clock for timers: CLOCK_MONOTONIC that stands still while the VM is stopped.  ns, from 0 to
+ * MACHINE_CLOCK_MAX_NS (73 years), which leaves room for what is added to it: states with others are
+ * refused (FIELD_CLOCK). */
+#define MACHINE_CLOCK_MAX_NS (INT64_MAX / 4)
+#define FIELD_CLOCK(type, member) FIELD(type, member, .max = MACHINE_CLOCK_MAX_NS)
 int64_t machine_clock_ns(const Machine *m);

@@ -393,7 +393,7 @@ static const StateField hpet_fields[] = {
     FIELD(Hpet, config, .max = CONFIG_ENABLE | CONFIG_LEGACY),
     FIELD(Hpet, status, .max = (1 << TIMERS) - 1),
     FIELD(Hpet, halted),
-    FIELD(Hpet, start_ns),
+    FIELD_CLOCK(Hpet, start_ns),
     FIELD_STRUCTS(Hpet, timers, hpet_timer_state),
     {}
 };

@@ -549,7 +549,7 @@ static const StateField rtc_fields[] = {
     FIELD_BYTES(Rtc, cmos),
     FIELD(Rtc, offset_ns),
     FIELD(Rtc, seen_s),
-    FIELD(Rtc, periodic_ns),
+    FIELD_CLOCK(Rtc, periodic_ns),
     FIELD(Rtc, owed, .max = MAX_OWED_TICKS),
     {}
 };

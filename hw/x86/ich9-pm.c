@@ -221,7 +221,7 @@ void ich9_pm_destroy(Ich9Pm *pm)
 
 static const StateField pm_fields[] = {
     FIELD_BYTES(Ich9Pm, regs),
-    FIELD(Ich9Pm, overflow_ns),
+    FIELD_CLOCK(Ich9Pm, overflow_ns),
     {}
 };
 const StateTable ich9_pm_state = { .fields = pm_fields };

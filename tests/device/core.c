@@ -170,6 +170,26 @@ DEVICE_TEST(the_clock_stands_still_while_stopped, "-machine none")
     ck_assert_int_eq(runs, 101);
 }
 
+DEVICE_TEST(a_saved_clock_out_of_range_is_refused, "-machine none")
+{
+    static const int64_t clocks[] = { -1, INT64_MIN, INT64_MAX, MACHINE_CLOCK_MAX_NS + 1 };
+    Machine *machine = test_machine(m);
+    int64_t before = machine_clock_ns(machine);
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(clocks); i++) {
+        g_autoptr(GByteArray) state = NULL;
+        GError *error = NULL;
+
+        machine->clock_ns = clocks[i];
+        state = save_state(m);
+        machine->clock_ns = before;
+        ck_assert(!load_state(m, state, &error));
+        ck_assert_ptr_nonnull(strstr(error->message, "clock_ns"));
+        g_error_free(error);
+    }
+    run(m);
+}
+
 DEVICE_TEST(a_backend_of_ones_own_is_the_ram,
             "-m 8M -object memory-backend-memfd,id=r,size=8M -machine q35,memory-backend=r")
 {
@@ -208,6 +228,7 @@ static void add(TCase *tests)
     tcase_add_test(tests, hotplug_is_the_buss_decision);
     tcase_add_test(tests, deleting_frees_the_place_and_tells);
     tcase_add_test(tests, the_clock_stands_still_while_stopped);
+    tcase_add_test(tests, a_saved_clock_out_of_range_is_refused);
     tcase_add_test(tests, a_backend_of_ones_own_is_the_ram);
     tcase_add_test(tests, two_machines_know_nothing_of_each_other);
 }
