@@ -1,6 +1,7 @@
 /* The block device's inside: virtio-blk.c (what it is) and virtio-blk-io.c (what it does). */
 #pragma once
 #include "block/block.h"
+#include "hw/virtio/iothread-map.h"
 #include "hw/virtio/virtq-int.h"
 #include <linux/virtio_blk.h>
 
@@ -47,6 +48,7 @@ struct VirtioBlk {
     /* Properties. */
     BlockNode *drive;
     Object *iothread;
+    IothreadMap *iothread_map;              /* NULL: none */
     char *serial;
     uint32_t logical_block_size, physical_block_size, min_io_size, opt_io_size, discard_granularity;
     uint32_t cyls, heads, secs;

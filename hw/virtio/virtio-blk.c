@@ -211,11 +211,26 @@ static bool attach_drive(VirtioBlk *blk, GError **error)
     return false;
 }
 
+/* The iothread of each queue; NULL: the main loop. */
+static bool choose_iothreads(const VirtioBlk *blk, Object **iothreads, GError **error)
+{
+    if (blk->iothread_map && blk->iothread)
+        return fail(error, ERR_INVALID_PARAMETER, "iothread and iothread-vq-mapping properties cannot "
+                                                  "be set at the same time");
+    if (blk->iothread_map)
+        return iothread_map_assign(blk->iothread_map, blk->num_queues, iothreads, error);
+    for (unsigned i = 0; i < blk->num_queues; i++)
+        iothreads[i] = blk->iothread;
+    return true;
+}
+
 static bool blk_realize(Object *obj, GError **error)
 {
     VirtioBlk *blk = VIRTIO_BLK(obj);
+    Object *iothreads[QUEUES_MAX];
 
-    if (!check_props(blk, error) || !settle_sizes(blk, error) || !attach_drive(blk, error))
+    if (!check_props(blk, error) || !choose_iothreads(blk, iothreads, error) ||
+        !settle_sizes(blk, error) || !attach_drive(blk, error))
         return false;
     blk->write_cache = block_user_write_cache(blk->user);
     update_capacity(blk);
@@ -223,8 +238,8 @@ static bool blk_realize(Object *obj, GError **error)
     for (unsigned i = 0; i < blk->num_queues; i++) {
         Virtqueue *vq = virtio_add_queue(&blk->vdev, blk->queue_size, virtio_blk_kick);
         virtio_blk_queue_init(&blk->queues[i], blk, vq, seg_max(blk) + 2 + SPARE_PARTS);
-        if (blk->iothread)
-            virtio_set_queue_loop(&blk->vdev, i, iothread_loop(blk->iothread));
+        if (iothreads[i])
+            virtio_set_queue_loop(&blk->vdev, i, iothread_loop(iothreads[i]));
     }
     return true;
 }
@@ -285,6 +300,8 @@ static const Property blk_props[] = {
     PROP_OF("drive", VirtioBlk, drive, prop_block_node, .help = "node name or -drive id"),
     PROP_LINK("iothread", VirtioBlk, iothread, "iothread",
               .help = "thread that serves the queues; by default the main one"),
+    PROP_OF("iothread-vq-mapping", VirtioBlk, iothread_map, prop_iothread_map,
+            .help = "list of {iothread, vqs}: threads that serve the queues"),
     PROP("serial", VirtioBlk, serial, .help = "serial number, 20 characters"),
     PROP_OF("logical_block_size", VirtioBlk, logical_block_size, prop_size32,
             .help = "bytes; 0: as the node says"),

@@ -1,6 +1,7 @@
 /*
  * virtio-blk under load: random reads and writes, 32 in flight on each of three queues, with every engine,
- * cached and direct, in the main loop and in an iothread.  The test knows what each block must hold.
+ * cached and direct, in the main loop, in an iothread, and in three of them.  The test knows what each block
+ * must hold; so it does while jobs work on a qcow2 disk that three threads use.
  *
  * VIREO_LOAD_ROUNDS makes it longer: each round is 240 requests.
  */
@@ -9,11 +10,20 @@
 #include <stdlib.h>
 #include <unistd.h>
 #include "block/aio.h"
+#include "block/image.h"
+#include "block/jobs/backing.h"
+#include "block/jobs/mirror.h"
+#include "block/transaction.h"
 #include "tests/device/disk.h"
 
 enum { QUEUES = 3, IN_FLIGHT = 32, BLOCK = 4096, BLOCKS = 1024, ROUNDS = 5 };
 /* Of a queue in a round, at the end of which all are complete: no descriptor is used again before. */
 enum { PER_ROUND = 80, QUEUE_SIZE = 256 };
+
+#define THREADS_BOARD BOARD "-object iothread,id=io0 -object iothread,id=io1 -object iothread,id=io2"
+#define THREE_THREADS                                                                              \
+    ",num-queues=3,iothread-vq-mapping.0.iothread=io0,iothread-vq-mapping.1.iothread=io1,"         \
+    "iothread-vq-mapping.2.iothread=io2"
 
 static const struct {
     const char *aio;
@@ -26,6 +36,7 @@ static const struct {
 };
 static const char *const devices[] = {
     ",num-queues=3,iothread=io0", ",num-queues=3,iothread=io0,packed=on", ",num-queues=3",
+    THREE_THREADS,
 };
 
 typedef struct Slot {
@@ -42,6 +53,7 @@ typedef struct Load {
     Slot slots[QUEUES][IN_FLIGHT];
     Slot *by_id[QUEUES][QUEUE_SIZE];
     unsigned left[QUEUES], in_flight;
+    bool long_run;                          /* no indirect tables: each takes memory for good */
 } Load;
 
 static void fill(uint64_t *words, unsigned block, uint32_t version)
@@ -72,7 +84,7 @@ static bool can_run(const char *path, unsigned engine)
 
 static Disk load_disk(char *path, unsigned engine, const char *device)
 {
-    TestMachine *m = test_machine_new(BOARD "-object iothread,id=io0");
+    TestMachine *m = test_machine_new(THREADS_BOARD);
     g_autofree char *node = g_strdup_printf("file,node-name=disk0,filename=%s,aio=%s,cache.direct=%s",
                                             path, engines[engine].aio,
                                             engines[engine].direct ? "on" : "off");
@@ -110,7 +122,8 @@ static void start(Load *l, unsigned queue, Slot *slot)
         memset(data, 0xee, BLOCK);
     TestBuffer b[] = { { slot->header, 16, false }, { slot->data, BLOCK, !slot->write },
                        { slot->status, 1, true } };
-    uint16_t id = test_queue_add(l->d.v->queues[queue], b, 3, g_rand_boolean(l->random));
+    uint16_t id = test_queue_add(l->d.v->queues[queue], b, 3,
+                                 !l->long_run && g_rand_boolean(l->random));
     l->by_id[queue][id] = slot;
     l->in_flight++;
     l->left[queue]--;
@@ -123,7 +136,10 @@ static void finish(Load *l, Slot *slot, uint32_t length)
     ck_assert(slot && slot->busy);
     ck_assert_uint_eq(*(uint8_t *)guest_ptr(l->d.m, slot->status), VIRTIO_BLK_S_OK);
     ck_assert_uint_eq(length, slot->write ? 1 : BLOCK + 1);
-    fill(want, slot->block, l->version[slot->block]);
+    if (l->version[slot->block] || l->d.path)
+        fill(want, slot->block, l->version[slot->block]);
+    else
+        memset(want, 0, sizeof(want));     /* an image that was empty */
     ck_assert_mem_eq(guest_ptr(l->d.m, slot->data), want, BLOCK);
     l->in_use[slot->block] = slot->busy = false;
     l->in_flight--;
@@ -204,11 +220,185 @@ START_TEST(every_block_is_what_was_written)
 }
 END_TEST
 
+/* ---- a qcow2 disk that three threads use, and jobs on it ---- */
+
+enum { JOB_ROUNDS = 1 };
+
+static void act(Load *l, const char *type, const char *format, ...) G_GNUC_PRINTF(3, 4);
+
+/* A command that is an action of transactions; its job's id is "j". */
+static void act(Load *l, const char *type, const char *format, ...)
+{
+    g_autofree char *text = NULL;
+    g_autoptr(json_object) data = NULL;
+    GError *error = NULL;
+    va_list args;
+    bool ok;
+
+    va_start(args, format);
+    text = g_strdup_vprintf(format, args);
+    va_end(args);
+    data = options_parse(text, NULL, NULL);
+    ck_assert_ptr_nonnull(data);
+    ok = block_action(l->d.m->block, type, data, &error);
+    ck_assert_msg(ok, "%s %s: %s", type, text, error ? error->message : "");
+}
+
+static void start_job(Load *l, bool (*fn)(BlockGraph *, json_object *, GError **), const char *text)
+{
+    g_autoptr(json_object) data = options_parse(text, NULL, NULL);
+    GError *error = NULL;
+    bool ok = fn(l->d.m->block, data, &error);
+
+    ck_assert_msg(ok, "%s: %s", text, error ? error->message : "");
+}
+
+/* An image in qcow2 and its node, without a backing node. */
+static void add_image(Load *l, const char *folder, const char *name)
+{
+    g_autofree char *path = g_strdup_printf("%s/%s", folder, name);
+    g_autoptr(json_object) options = json_object_new_object();
+    g_autofree char *node = g_strdup_printf("{\"driver\": \"qcow2\", \"node-name\": \"%s\", \"backing\": "
+                                            "null, \"file\": {\"driver\": \"file\", \"filename\": "
+                                            "\"%s\"}}", name, path);
+
+    json_object_object_add(options, "size", json_object_new_int(BLOCKS * BLOCK));
+    ck_assert(block_image_create(l->d.m->block, "qcow2", path, options, NULL));
+    add_blockdev(l->d.m, node);
+}
+
+typedef struct NodeRead {
+    BlockUser *user;
+    uint64_t *data;
+    int ret;
+} NodeRead;
+
+static void co_fn read_whole(void *opaque)
+{
+    NodeRead *read = opaque;
+    struct iovec iov = { read->data, BLOCKS * BLOCK };
+
+    read->ret = block_co_read(read->user, 0, &iov, 1, iov.iov_len);
+}
+
+/* What the node holds is what was written when @versions were those of the blocks. */
+static void check_node(Load *l, const char *name, const uint32_t *versions)
+{
+    g_autofree uint64_t *data = g_malloc(BLOCKS * BLOCK);
+    NodeRead read = { .data = data };
+    uint64_t want[BLOCK / 8];
+
+    read.user = block_user_new(block_node_find(l->d.m->block, name), "the test", BLOCK_PERM_READ,
+                               BLOCK_PERM_ALL, NULL);
+    ck_assert_ptr_nonnull(read.user);
+    co_run_sync(read_whole, &read);
+    block_user_free(read.user);
+    ck_assert_int_eq(read.ret, 0);
+    for (unsigned i = 0; i < BLOCKS; i++) {
+        if (versions[i])
+            fill(want, i, versions[i]);
+        else
+            memset(want, 0, sizeof(want));
+        if (memcmp(data + i * (BLOCK / 8), want, BLOCK))
+            ck_abort_msg("%s: block %u is not version %u", name, i, versions[i]);
+    }
+}
+
+/* Rounds of load until the job has come that far. */
+static void load_until(Load *l, BlockJobStatus status)
+{
+    for (BlockJob *job; (job = block_job_find(l->d.m->block, "j")) && job->status != status;)
+        run_round(l);
+}
+
+static bool job_is_gone(void *opaque)
+{
+    return !block_job_find(((Load *)opaque)->d.m->block, "j");
+}
+
+/* The guest goes on for a round, and rests then: it may write faster than a mirror can follow. */
+static void complete(Load *l)
+{
+    load_until(l, BLOCK_JOB_READY);
+    run_round(l);
+    ck_assert(block_job_complete(block_job_find(l->d.m->block, "j"), NULL));
+    run_round(l);
+    wait_until(l->d.m, job_is_gone, l);
+    run_round(l);
+}
+
+static void job_turn(Load *l)
+{
+    g_autofree uint32_t *then = NULL;
+    GError *error = NULL;
+
+    act(l, "block-dirty-bitmap-add", "node=disk,name=b");
+    then = g_memdup2(l->version, sizeof(l->version));
+    act(l, "blockdev-backup", "job-id=j,device=disk,target=full,sync=full");
+    run_round(l);
+    load_until(l, BLOCK_JOB_NULL);
+    check_node(l, "full", then);
+    g_free(then);
+    then = g_memdup2(l->version, sizeof(l->version));
+    act(l, "blockdev-backup", "job-id=j,device=disk,target=full,sync=incremental,bitmap=b");
+    run_round(l);
+    load_until(l, BLOCK_JOB_NULL);
+    check_node(l, "full", then);
+    act(l, "block-dirty-bitmap-remove", "node=disk,name=b");
+    act(l, "blockdev-snapshot-internal-sync", "device=disk,name=s");
+    run_round(l);
+    act(l, "blockdev-snapshot", "node=disk,overlay=top");
+    run_round(l);
+    start_job(l, block_stream, "job-id=j,device=top,speed=100000000");
+    run_round(l);
+    load_until(l, BLOCK_JOB_NULL);
+    start_job(l, block_mirror, "job-id=j,device=top,target=other,sync=full,copy-mode=write-blocking");
+    complete(l);
+    ck_assert(block_node_delete(l->d.m->block, "top", &error));
+    start_job(l, block_mirror, "job-id=j,device=other,target=disk,sync=full");
+    complete(l);
+    ck_assert(block_node_delete(l->d.m->block, "other", &error));
+    json_object_put(block_internal_snapshot_delete(l->d.m->block, "disk", NULL, "s", &error));
+    ck_assert_msg(!error, "%s", error->message);
+}
+
+START_TEST(jobs_beside_three_threads)
+{
+    g_autofree char *folder = g_strdup("/var/tmp/vireo-jobs-XXXXXX");
+    const char *rounds = g_getenv("VIREO_LOAD_ROUNDS");
+    g_autofree Load *l = g_new0(Load, 1);
+    g_autofree char *command = NULL;
+
+    ck_assert_ptr_nonnull(g_mkdtemp(folder));
+    command = g_strdup_printf("rm -r %s", folder);
+    l->d.m = test_machine_new(THREADS_BOARD);
+    add_image(l, folder, "disk");
+    l->d = disk_of_node(l->d.m, "disk", THREE_THREADS);
+    l->random = g_rand_new_with_seed(1);
+    l->long_run = true;
+    test_virtio_start(l->d.v, ~0ull, QUEUES, QUEUE_SIZE);
+    make_slots(l);
+    run_round(l);
+    for (int i = rounds ? atoi(rounds) : JOB_ROUNDS; i > 0; i--) {
+        add_image(l, folder, "full");
+        add_image(l, folder, "top");
+        add_image(l, folder, "other");
+        job_turn(l);
+        ck_assert(block_node_delete(l->d.m->block, "full", NULL));
+    }
+    check_node(l, "disk", l->version);
+    g_rand_free(l->random);
+    disk_free(&l->d);
+    ck_assert_int_eq(system(command), 0);
+}
+END_TEST
+
 static void add_tests(TCase *tc)
 {
     tcase_set_timeout(tc, 600);
     tcase_add_loop_test(tc, every_block_is_what_was_written, 0,
-                        G_N_ELEMENTS(engines) * G_N_ELEMENTS(devices));
+                        G_N_ELEMENTS(engines) * (G_N_ELEMENTS(devices) - 1) + 2);
+    tcase_add_test(tc, jobs_beside_three_threads);
 }
 
 int main(void)

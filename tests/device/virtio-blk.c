@@ -284,6 +284,54 @@ START_TEST(event_idx_suppresses)
 }
 END_TEST
 
+/* Which threads serve the queues: exactly one each. */
+static const struct {
+    const char *map, *refusal;
+} maps[] = {
+    { "[{\"iothread\": \"io0\"}, {\"iothread\": \"io1\"}]", NULL },
+    { "[{\"iothread\": \"io0\", \"vqs\": [0, 3]}, {\"iothread\": \"io1\", \"vqs\": [2, 1]}]", NULL },
+    { "\"io0\"", "it must be a list" },
+    { "[]", "the list is empty" },
+    { "[{\"vqs\": [0]}]", "an entry has no 'iothread'" },
+    { "[{\"iothread\": \"io9\"}]", "IOThread \"io9\" object does not exist" },
+    { "[{\"iothread\": \"io0\"}, {\"iothread\": \"io0\"}]", "duplicate iothread name \"io0\"" },
+    { "[{\"iothread\": \"io0\", \"vqs\": [0, 1, 2, 3]}, {\"iothread\": \"io1\"}]", "either all items" },
+    { "[{\"iothread\": \"io0\", \"vqs\": [0, 1, 2, 4]}]", "must be less than num_queues 4" },
+    { "[{\"iothread\": \"io0\", \"vqs\": [0, 1, 1]}]", "vq 1 to IOThread \"io0\" because it is already" },
+    { "[{\"iothread\": \"io0\", \"vqs\": [0, 1, 3]}]", "missing vq 2" },
+    { "[{\"iothread\": \"io0\", \"vq\": 1}]", "has no member 'vq'" },
+    { "[{\"iothread\": \"io0\"}], \"iothread\": \"io1\"", "cannot be set at the same time" },
+};
+
+START_TEST(iothread_map)
+{
+    TestMachine *m = test_machine_new(BOARD "-object iothread,id=io0 -object iothread,id=io1 "
+                                      "-blockdev null-co,node-name=n,size=1M");
+    g_autofree char *options = g_strdup_printf("{\"driver\": \"virtio-blk-pci\", \"drive\": \"n\", "
+                                               "\"num-queues\": 4, \"iothread-vq-mapping\": %s}",
+                                               maps[_i].map);
+    g_autofree char *error = maps[_i].refusal ? device_error(m, options) : NULL;
+
+    if (maps[_i].refusal) {
+        ck_assert_msg(error && strstr(error, maps[_i].refusal), "%s: %s", options, error);
+    } else {
+        PciDevice *pci = add_device(m, options);
+        VirtioDevice *vdev = VIRTIO_DEVICE(object_child(OBJECT(pci), "virtio-backend"));
+        TestVirtio *v = test_virtio_new(m, pci);
+        Loop *first, *second;
+
+        test_virtio_start(v, ~0ull, 4, 0);
+        first = virtq_loop(vdev->queues[0]);
+        second = virtq_loop(vdev->queues[1]);
+        ck_assert(first != second && first != loop_main() && second != loop_main());
+        ck_assert_ptr_eq(virtq_loop(vdev->queues[2]), _i ? second : first);
+        ck_assert_ptr_eq(virtq_loop(vdev->queues[3]), _i ? first : second);
+        test_virtio_free(v);
+    }
+    test_machine_free(m);
+}
+END_TEST
+
 static void add_tests(TCase *tc)
 {
     tcase_set_timeout(tc, 120);
@@ -295,6 +343,7 @@ static void add_tests(TCase *tc)
     tcase_add_test(tc, read_only_disk);
     tcase_add_test(tc, configuration);
     tcase_add_test(tc, wrong_properties);
+    tcase_add_loop_test(tc, iothread_map, 0, G_N_ELEMENTS(maps));
     tcase_add_loop_test(tc, msix_mask_and_pending, 0, 2);
     tcase_add_loop_test(tc, interrupts_without_irqfds, 0, 2);
     tcase_add_test(tc, intx);
