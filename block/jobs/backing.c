@@ -5,6 +5,13 @@
 #include "block/node.h"
 #include <string.h>
 
+static bool co_fn flush(BlockNode *image, GError **error)
+{
+    int ret = block_node_co_flush(image);
+
+    return ret == 0 || fail_errno(error, -ret, "flushing '%s' failed", image->name);
+}
+
 bool co_fn block_change_backing(BlockNode *image, BlockNode *backing, const char *name,
                                 GError **error)
 {
@@ -21,7 +28,9 @@ bool co_fn block_change_backing(BlockNode *image, BlockNode *backing, const char
         return false;
     if (old)
         block_node_get(old);
-    ok = block_node_set_child(image, "backing", backing, error);
+    /* The data that the image took over is stable before the image names another backing file: after a
+     * crash it would have neither. */
+    ok = flush(image, error) && block_node_set_child(image, "backing", backing, error);
     if (ok && block_co_set_backing(image, name, name ? format : NULL, error) < 0) {
         block_node_set_child(image, "backing", old, NULL);
         ok = false;
