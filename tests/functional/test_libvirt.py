@@ -106,6 +106,11 @@ class Virsh:
 class Libvirt(Case):
     """Probe, define, start, pause, reset, resize, panic, destroy."""
     place = "any"
+    domain = DOMAIN
+
+    def make_disks(self):
+        with open(self.folder + "/disk.raw", "wb") as disk:
+            disk.truncate(16 << 20)
 
     def setup(self):
         self.folder = self.virsh = None
@@ -118,10 +123,9 @@ class Libvirt(Case):
         self.folder = tempfile.mkdtemp(prefix="vireo-libvirt-")
         os.makedirs(self.folder + "/libvirt/etc")
         self.write("libvirt/etc/qemu.conf", SETTINGS)
-        self.write("domain.xml", DOMAIN.format(name=NAME, uuid=UUID, folder=self.folder, vmm=self.vmm))
+        self.write("domain.xml", self.domain.format(name=NAME, uuid=UUID, folder=self.folder, vmm=self.vmm))
         pvhguest.write(self.folder + "/kernel")
-        with open(self.folder + "/disk.raw", "wb") as disk:
-            disk.truncate(16 << 20)
+        self.make_disks()
         self.virsh = Virsh(self.folder)
 
     def write(self, name, text):
