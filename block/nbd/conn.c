@@ -229,17 +229,32 @@ static void co_fn wait_for_room(NbdConn *conn, uint64_t bytes)
     }
 }
 
-static void parse(NbdRequest *req, const uint8_t *head)
+/* The head of a request; false: it is none. */
+static bool parse(NbdRequest *req, const uint8_t *head)
 {
+    bool extended = req->conn->extended;
+
+    if (ld_be32(head) != (extended ? NBD_MAGIC_EXTENDED_REQUEST : NBD_MAGIC_REQUEST)) {
+        TRACE(nbd_bad_magic, "export '%s': %#x", req->conn->export->name, ld_be32(head));
+        return false;
+    }
     req->flags = ld_be16(head + 4);
     req->type = ld_be16(head + 6);
     memcpy(&req->cookie, head + 8, sizeof(req->cookie));  /* the client's own: sent back as it is */
     req->offset = ld_be64(head + 16);
-    req->length = ld_be32(head + 24);
+    req->length = extended ? ld_be64(head + 24) : ld_be32(head + 24);
+    req->payload = 0;
+    if (req->type == NBD_CMD_WRITE) {
+        req->payload = req->length;
+    } else if (extended && req->flags & NBD_CMD_FLAG_PAYLOAD_LEN) {
+        req->payload = req->length;
+        req->length = 0;                   /* the payload may tell */
+    }
+    return true;
 }
 
-/* Reads what a write brings along.  A request that is refused is answered after its payload has
- * been passed over.  0, or -errno: the connection is lost.  *ret_run: there is something to do. */
+/* Reads what a request brings along.  One that is refused is answered after its payload has been
+ * passed over.  0, or -errno: the connection is lost.  *ret_run: there is something to do. */
 static int co_fn read_payload(NbdRequest *req, uint32_t refused, bool *ret_run)
 {
     NbdConn *conn = req->conn;
@@ -247,12 +262,12 @@ static int co_fn read_payload(NbdRequest *req, uint32_t refused, bool *ret_run)
     int ret;
 
     *ret_run = false;
-    if (req->length > NBD_PAYLOAD_MAX)
+    if (req->payload > NBD_PAYLOAD_MAX)
         return -EPROTO;                    /* nobody waits for the end of so much */
-    wait_for_room(conn, req->length);
-    req->buffer = refused ? NULL : nbd_conn_buffer(conn, MAX(req->length, 1), &bytes);
+    wait_for_room(conn, req->payload);
+    req->buffer = refused ? NULL : nbd_conn_buffer(conn, MAX(req->payload, 1), &bytes);
     if (!req->buffer) {
-        ret = nbd_socket_skip(&conn->socket, req->length);
+        ret = nbd_socket_skip(&conn->socket, req->payload);
         if (ret == 0)
             nbd_request_fail(req, refused ? refused : NBD_ENOMEM, "request refused");
         return ret;
@@ -260,7 +275,7 @@ static int co_fn read_payload(NbdRequest *req, uint32_t refused, bool *ret_run)
     req->buffer_bytes = bytes;
     conn->bytes_in_flight += bytes;
     *ret_run = true;
-    return nbd_socket_read(&conn->socket, req->buffer, req->length);
+    return nbd_socket_read(&conn->socket, req->buffer, req->payload);
 }
 
 /* Before a read of so many bytes is begun. */
@@ -283,29 +298,23 @@ static void co_fn pace_reads(NbdConn *conn, uint64_t bytes)
 /* False: the connection ends. */
 static bool co_fn read_request(NbdConn *conn)
 {
-    uint8_t head[NBD_REQUEST_HEAD];
+    uint8_t head[NBD_EXTENDED_REQUEST_HEAD];
+    size_t bytes = conn->extended ? NBD_EXTENDED_REQUEST_HEAD : NBD_REQUEST_HEAD;
     bool run = true;
     uint32_t refused;
     NbdRequest *req;
-    int ret;
 
-    if (nbd_socket_read(&conn->socket, head, sizeof(head)) < 0)
+    if (nbd_socket_read(&conn->socket, head, bytes) < 0)
         return false;
-    if (ld_be32(head) != NBD_MAGIC_REQUEST) {
-        TRACE(nbd_bad_magic, "export '%s': %#x", conn->export->name, ld_be32(head));
-        return false;
-    }
     wait_for_room(conn, 0);
     req = request_new(conn);
-    parse(req, head);
-    if (req->type == NBD_CMD_DISC) {
+    if (!parse(req, head) || req->type == NBD_CMD_DISC) {
         request_free(req);
         return false;
     }
     refused = nbd_request_check(req);
-    if (req->type == NBD_CMD_WRITE) {
-        ret = read_payload(req, refused, &run);
-        if (ret < 0) {
+    if (req->payload || req->type == NBD_CMD_WRITE) {
+        if (read_payload(req, refused, &run) < 0) {
             request_free(req);
             return false;
         }

@@ -68,19 +68,25 @@ void nbd_context_match(const BlockExport *export, const char *query, bool list, 
 typedef struct Extents {
     GByteArray *bytes;
     unsigned count;
+    bool wide;
     uint32_t flags;                        /* of the last one, whose length may still grow */
-    uint32_t length;
+    uint64_t length;
 } Extents;
 
 static void put_last(Extents *extents)
 {
-    uint8_t pair[8];
+    uint8_t pair[16];
 
     if (!extents->length)
         return;
-    st_be32(pair, extents->length);
-    st_be32(pair + 4, extents->flags);
-    g_byte_array_append(extents->bytes, pair, sizeof(pair));
+    if (extents->wide) {
+        st_be64(pair, extents->length);
+        st_be64(pair + 8, extents->flags);
+    } else {                               /* no longer than the request, which has 32 bits, too */
+        st_be32(pair, extents->length);
+        st_be32(pair + 4, extents->flags);
+    }
+    g_byte_array_append(extents->bytes, pair, extents->wide ? 16 : 8);
     extents->count++;
     extents->length = 0;
 }
@@ -148,9 +154,9 @@ static void add_bits(BlockBitmap *bitmap, uint64_t offset, uint64_t bytes, unsig
 }
 
 int co_fn nbd_context_status(BlockExport *export, uint32_t id, uint64_t offset, uint64_t bytes,
-                             bool one, GByteArray *out)
+                             bool one, bool wide, GByteArray *out)
 {
-    Extents extents = { .bytes = out };
+    Extents extents = { .bytes = out, .wide = wide };
     unsigned most = one ? 1 : EXTENTS_MAX;
     int ret = 0;
 
@@ -159,5 +165,5 @@ int co_fn nbd_context_status(BlockExport *export, uint32_t id, uint64_t offset, 
     else
         add_bits(bitmap_of(export, id), offset, bytes, most, &extents);
     put_last(&extents);
-    return ret;
+    return ret < 0 ? ret : (int)extents.count;
 }

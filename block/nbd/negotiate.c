@@ -105,6 +105,8 @@ static uint16_t export_flags(const NbdConn *conn)
         flags |= NBD_FLAG_CAN_MULTI_CONN;
     if (conn->structured)
         flags |= NBD_FLAG_SEND_DF;
+    if (conn->extended)
+        flags |= NBD_FLAG_BLOCK_STAT_PAYLOAD;
     return flags;
 }
 
@@ -167,7 +169,7 @@ static Verdict co_fn opt_export_name(Option *opt)
     BlockExport *export = name ? block_export_find_name(conn->server->exports, name) : NULL;
     uint8_t answer[10 + 124] = { 0 };
 
-    if (!export) {
+    if (!export || conn->extended) {       /* who knows extended headers knows GO, and must use it */
         TRACE(nbd_no_export, "'%s'", name ? name : "?");
         return LOST;
     }
@@ -286,7 +288,7 @@ static Verdict co_fn opt_starttls(Option *opt)
         return LOST;
     }
     /* What was agreed on before may be a man in the middle's word. */
-    conn->structured = false;
+    conn->structured = conn->extended = false;
     forget_contexts(conn);
     return MORE;
 }
@@ -295,7 +297,20 @@ static Verdict co_fn opt_structured_reply(Option *opt)
 {
     if (opt->left)
         return refuse(opt, NBD_REP_ERR_INVALID, "this option has no data");
+    if (opt->conn->extended)
+        return refuse(opt, NBD_REP_ERR_EXT_HEADER_REQD, "extended headers were agreed on");
     opt->conn->structured = true;
+    return ack(opt);
+}
+
+/* All that structured replies are, and more. */
+static Verdict co_fn opt_extended_headers(Option *opt)
+{
+    if (opt->left)
+        return refuse(opt, NBD_REP_ERR_INVALID, "this option has no data");
+    if (opt->conn->extended)
+        return refuse(opt, NBD_REP_ERR_INVALID, "extended headers were agreed on already");
+    opt->conn->structured = opt->conn->extended = true;
     return ack(opt);
 }
 
@@ -391,6 +406,8 @@ static Verdict co_fn handle(Option *opt)
         return opt_info(opt);
     case NBD_OPT_STRUCTURED_REPLY:
         return opt_structured_reply(opt);
+    case NBD_OPT_EXTENDED_HEADERS:
+        return opt_extended_headers(opt);
     case NBD_OPT_LIST_META_CONTEXT:
     case NBD_OPT_SET_META_CONTEXT:
         return opt_meta_context(opt);

@@ -26,6 +26,7 @@ enum NbdOption {
     NBD_OPT_STRUCTURED_REPLY = 8,
     NBD_OPT_LIST_META_CONTEXT = 9,
     NBD_OPT_SET_META_CONTEXT = 10,
+    NBD_OPT_EXTENDED_HEADERS = 11,
 };
 
 /* "Option reply types" */
@@ -39,6 +40,7 @@ enum NbdOption {
 #define NBD_REP_ERR_TLS_REQD 0x80000005u
 #define NBD_REP_ERR_UNKNOWN 0x80000006u
 #define NBD_REP_ERR_TOO_BIG 0x80000009u
+#define NBD_REP_ERR_EXT_HEADER_REQD 0x8000000au
 
 enum NbdInfo { NBD_INFO_EXPORT = 0, NBD_INFO_NAME = 1, NBD_INFO_DESCRIPTION = 2,
                NBD_INFO_BLOCK_SIZE = 3 };
@@ -55,11 +57,13 @@ enum {
     NBD_FLAG_CAN_MULTI_CONN = 1 << 8,
     NBD_FLAG_SEND_CACHE = 1 << 10,
     NBD_FLAG_SEND_FAST_ZERO = 1 << 11,
+    NBD_FLAG_BLOCK_STAT_PAYLOAD = 1 << 12,
 };
 
-/* "Request message" */
+/* "Request message": compact, or extended where that was agreed on: lengths of 64 bits */
 #define NBD_MAGIC_REQUEST 0x25609513u
-enum { NBD_REQUEST_HEAD = 28 };
+#define NBD_MAGIC_EXTENDED_REQUEST 0x21e41c71u
+enum { NBD_REQUEST_HEAD = 28, NBD_EXTENDED_REQUEST_HEAD = 32 };
 enum NbdCommand {
     NBD_CMD_READ = 0,
     NBD_CMD_WRITE = 1,
@@ -76,17 +80,20 @@ enum {
     NBD_CMD_FLAG_DF = 1 << 2,
     NBD_CMD_FLAG_REQ_ONE = 1 << 3,
     NBD_CMD_FLAG_FAST_ZERO = 1 << 4,
+    NBD_CMD_FLAG_PAYLOAD_LEN = 1 << 5,     /* extended headers: the length is that of a payload */
 };
 
-/* "Simple reply message", "Structured reply chunk message" */
+/* "Simple reply message", "Structured reply chunk message", "Extended reply chunk message" */
 #define NBD_MAGIC_SIMPLE_REPLY 0x67446698u
 #define NBD_MAGIC_STRUCTURED_REPLY 0x668e33efu
-enum { NBD_SIMPLE_REPLY_HEAD = 16, NBD_CHUNK_HEAD = 20 };
+#define NBD_MAGIC_EXTENDED_REPLY 0x6e8a278cu
+enum { NBD_SIMPLE_REPLY_HEAD = 16, NBD_CHUNK_HEAD = 20, NBD_EXTENDED_CHUNK_HEAD = 32 };
 enum { NBD_REPLY_FLAG_DONE = 1 };
 #define NBD_REPLY_TYPE_NONE 0u
 #define NBD_REPLY_TYPE_OFFSET_DATA 1u
 #define NBD_REPLY_TYPE_OFFSET_HOLE 2u
 #define NBD_REPLY_TYPE_BLOCK_STATUS 5u
+#define NBD_REPLY_TYPE_BLOCK_STATUS_EXT 6u
 #define NBD_REPLY_TYPE_ERROR 0x8001u
 
 /* "Error values" */

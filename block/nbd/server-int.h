@@ -36,6 +36,7 @@ typedef struct NbdConn {
     BlockExport *export;                   /* counted; NULL: in its handshake */
     Loop *loop;                            /* where it is served */
     bool no_zeroes, structured;            /* as negotiated */
+    bool extended;                         /* the same: extended headers; `structured` is set, too */
     GArray *contexts;                      /* of uint32_t: ids that the client has chosen */
     BlockExport *context_export;           /* counted: whose; NULL: none chosen */
     uint32_t min_block;                    /* what a client that asked must keep to; 1: none did */
@@ -65,7 +66,8 @@ struct NbdRequest {
     NbdConn *conn;
     NbdRequest *next;
     uint64_t cookie, offset;
-    uint32_t length;
+    uint64_t length;                       /* of the area */
+    uint64_t payload;                      /* bytes that come along: of a write, those of the area */
     uint16_t type, flags;
     void *buffer;                          /* of the payload; NULL: none */
     size_t buffer_bytes;
@@ -99,6 +101,7 @@ void nbd_request_fail(NbdRequest *req, uint32_t error, const char *text);
 char *nbd_context_name(const BlockExport *export, uint32_t id);          /* g_free */
 /* Appends the ids that a query of LIST (or SET) names. */
 void nbd_context_match(const BlockExport *export, const char *query, bool list, GArray *ids);
-/* Extents of one context, as pairs of big-endian numbers (length, flags).  0 or -errno. */
+/* Extents of one context, as pairs of big-endian numbers (length, flags) of 32 bits, or 64 if @wide.  How
+ * many, or -errno. */
 int co_fn nbd_context_status(BlockExport *export, uint32_t id, uint64_t offset, uint64_t bytes,
-                             bool one, GByteArray *extents);
+                             bool one, bool wide, GByteArray *extents);

@@ -2,7 +2,7 @@
  * The NBD server's input: what a client sends.  The first byte says how far a well-behaved client has
  * come before: 0: nothing was said; 1: greeted; 2: has chosen the export; 3: the same with structured
  * replies and all metadata contexts.  With 4 added, the rest is not sent as it is, but makes options (0, 1)
- * or requests (2, 3) whose heads are well formed.
+ * or requests (2, 3) whose heads are well formed.  With 8 added, 3 has extended headers.
  */
 #include <errno.h>
 #include <string.h>
@@ -63,7 +63,7 @@ static void say(GByteArray *out, uint32_t option, const char *data, uint32_t len
     g_byte_array_append(out, (const uint8_t *)data, length);
 }
 
-static void introduce(GByteArray *out, unsigned how)
+static void introduce(GByteArray *out, unsigned how, bool extended)
 {
     static const char contexts[] = "\0\0\0\0\0\0\0\3\0\0\0\17base:allocation\0\0\0\25"
                                    "qemu:allocation-depth\0\0\0\23qemu:dirty-bitmap:b";
@@ -71,7 +71,7 @@ static void introduce(GByteArray *out, unsigned how)
     if (how >= 1)
         g_byte_array_append(out, (const uint8_t *)"\0\0\0\3", 4);
     if (how >= 3) {
-        say(out, NBD_OPT_STRUCTURED_REPLY, NULL, 0);
+        say(out, extended ? NBD_OPT_EXTENDED_HEADERS : NBD_OPT_STRUCTURED_REPLY, NULL, 0);
         say(out, NBD_OPT_SET_META_CONTEXT, contexts, sizeof(contexts) - 1);
     }
     if (how >= 2)
@@ -79,9 +79,9 @@ static void introduce(GByteArray *out, unsigned how)
 }
 
 /* The next @length bytes of the input, or what is left of it. */
-static void put_piece(GByteArray *out, Input *in, uint32_t length)
+static void put_piece(GByteArray *out, Input *in, uint64_t length)
 {
-    length = MIN(length, in->end - in->p);
+    length = MIN(length, (uint64_t)(in->end - in->p));
     g_byte_array_append(out, in->p, length);
     in->p += length;
 }
@@ -96,22 +96,28 @@ static void compose_option(GByteArray *out, Input *in)
 }
 
 /* Offsets and lengths near the disk's ends and the limits are more interesting than others. */
-static void compose_request(GByteArray *out, Input *in)
+static void compose_request(GByteArray *out, Input *in, bool extended)
 {
     static const uint32_t lengths[] = { 0, 1, 512, 4096, 65536, DISK_BYTES, NBD_PAYLOAD_MAX, UINT32_MAX };
-    uint8_t head[NBD_REQUEST_HEAD];
+    uint8_t head[NBD_EXTENDED_REQUEST_HEAD];
     unsigned type = take(in, 1) % 9, how = take(in, 1);
-    uint32_t length = how & 8 ? take(in, 2) : lengths[how & 7];
+    uint64_t length = how & 8 ? take(in, 2) : lengths[how & 7];
     uint64_t offset = how & 16 ? take(in, 8) : take(in, 3);
+    uint16_t flags = how & 32 ? take(in, 2) : 0;
 
-    st_be32(head, NBD_MAGIC_REQUEST);
-    st_be16(head + 4, how & 32 ? take(in, 2) : 0);
+    if (extended && how & 128)
+        length = take(in, 8);
+    st_be32(head, extended ? NBD_MAGIC_EXTENDED_REQUEST : NBD_MAGIC_REQUEST);
+    st_be16(head + 4, flags);
     st_be16(head + 6, type);
     st_be64(head + 8, out->len);
     st_be64(head + 16, offset);
-    st_be32(head + 24, length);
-    g_byte_array_append(out, head, sizeof(head));
-    if (type != NBD_CMD_WRITE)
+    if (extended)
+        st_be64(head + 24, length);
+    else
+        st_be32(head + 24, length);
+    g_byte_array_append(out, head, extended ? NBD_EXTENDED_REQUEST_HEAD : NBD_REQUEST_HEAD);
+    if (type != NBD_CMD_WRITE && !(extended && flags & NBD_CMD_FLAG_PAYLOAD_LEN))
         return;
     if (how & 64) {                        /* the payload that was promised, or less */
         put_piece(out, in, length);
@@ -121,11 +127,11 @@ static void compose_request(GByteArray *out, Input *in)
     }
 }
 
-static void compose(GByteArray *out, Input *in, bool requests)
+static void compose(GByteArray *out, Input *in, bool requests, bool extended)
 {
     while (in->p < in->end && out->len < 1 << 20) {
         if (requests)
-            compose_request(out, in);
+            compose_request(out, in, extended);
         else
             compose_option(out, in);
     }
@@ -158,10 +164,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (data[0] & 4) {
         Input in = { data + 1, data + size };
 
-        introduce(out, MAX(data[0] % 4, 1));
-        compose(out, &in, data[0] & 2);
+        introduce(out, MAX(data[0] % 4, 1), data[0] & 8);
+        compose(out, &in, data[0] & 2, data[0] & 8 && data[0] % 4 == 3);
     } else {
-        introduce(out, data[0] % 4);
+        introduce(out, data[0] % 4, data[0] & 8);
         g_byte_array_append(out, data + 1, size - 1);
     }
     nbd_server_serve(world->exports, fds[1]);

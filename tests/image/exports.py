@@ -173,16 +173,8 @@ class Server(Case):
         run("qemu-io", "-r", "-c", "read -P 4 %d 1000" % (3 * MiB + 77), self.path("top.qcow2"))
 
 
-class Hostile(Case):
-    """Bytes that no client would send."""
-
-    def setUp(self):
-        super().setUp()
-        self.server, self.socket, self.uri = self.serve(self.image(), "-f", "raw", "-e", "0")
-
-    def tearDown(self):
-        self.assertIsNone(self.server.poll(), "the server died")
-        run("nbdinfo", "--size", self.uri)
+class Wire(Case):
+    """The protocol by hand."""
 
     def connect(self, flags=3):
         s = socket.socket(socket.AF_UNIX)
@@ -207,15 +199,27 @@ class Hostile(Case):
             while s.recv(65536):
                 pass
 
+    def request(self, s, kind, offset, length, flags=0, data=b""):
+        s.sendall(struct.pack(">IHHQQI", 0x25609513, flags, kind, 1, offset, length) + data)
+
+
+class Hostile(Wire):
+    """Bytes that no client would send."""
+
+    def setUp(self):
+        super().setUp()
+        self.server, self.socket, self.uri = self.serve(self.image(), "-f", "raw", "-e", "0")
+
+    def tearDown(self):
+        self.assertIsNone(self.server.poll(), "the server died")
+        run("nbdinfo", "--size", self.uri)
+
     def go(self):
         s = self.connect()
         self.option(s, 7, struct.pack(">IH", 0, 0))
         while self.reply(s)[0] != 1:
             pass
         return s
-
-    def request(self, s, kind, offset, length, flags=0, data=b""):
-        s.sendall(struct.pack(">IHHQQI", 0x25609513, flags, kind, 1, offset, length) + data)
 
     def simple(self, s):
         return struct.unpack(">IIQ", s.recv(16, socket.MSG_WAITALL))[1]
@@ -301,6 +305,120 @@ class Hostile(Case):
             h.pread(512, 0)
         del idle
         self.assertEqual(threading.active_count(), threads)
+
+
+class Extended(Wire):
+    """Extended headers: requests of 64 bits, by a client of our own (libnbd has them from 1.18)."""
+
+    SIZE = 1 << 40
+
+    def setUp(self):
+        super().setUp()
+        self.file = self.image("large", size=self.SIZE, data=b"x" * 65536)
+        self.server, self.socket, self.uri = self.serve(self.file, "-f", "raw", "-e", "0", "-A")
+        self.s = self.connect()
+        self.option(self.s, 11)
+        self.assertEqual(self.reply(self.s)[0], 1)
+        names = b"".join(struct.pack(">I", len(n)) + n for n in (b"base:allocation", b"qemu:allocation-depth"))
+        self.option(self.s, 10, struct.pack(">II", 0, 2) + names)
+        self.assertEqual([self.reply(self.s)[0] for _ in range(3)], [4, 4, 1])
+
+    def start(self):
+        self.option(self.s, 7, struct.pack(">IH", 0, 0))
+        info = b""
+        kind, data = self.reply(self.s)
+        while kind != 1:
+            info, (kind, data) = data if data[:2] == b"\0\0" else info, self.reply(self.s)
+        self.assertTrue(struct.unpack(">H", info[10:])[0] & 1 << 12)    # BLOCK_STAT_PAYLOAD
+
+    def ask(self, kind, offset, length, flags=0, data=b""):
+        self.s.sendall(struct.pack(">IHHQQQ", 0x21e41c71, flags, kind, 77, offset, length) + data)
+        chunks = []
+        while not chunks or not chunks[-1][0] & 1:
+            magic, done, what, cookie, at, size = struct.unpack(">IHHQQQ", self.s.recv(32, socket.MSG_WAITALL))
+            self.assertEqual((magic, cookie, at), (0x6e8a278c, 77, offset))
+            chunks.append((done, what, self.s.recv(size, socket.MSG_WAITALL) if size else b""))
+        return [chunk[1:] for chunk in chunks]
+
+    def error(self, *request):
+        (what, data), = self.ask(*request)
+        self.assertEqual(what, 0x8001)
+        return struct.unpack(">I", data[:4])[0]
+
+    def extents(self, data):
+        ident, count = struct.unpack(">II", data[:8])
+        self.assertEqual(len(data), 8 + 16 * count)
+        return ident, struct.unpack(">%dQ" % (2 * count), data[8:])
+
+    def test_negotiation(self):
+        for number, want in ((8, 0x8000000a), (11, 0x80000003)):
+            self.option(self.s, number)
+            self.assertEqual(self.reply(self.s)[0], want)
+        other = self.connect()
+        self.option(other, 11, b"x")
+        self.assertEqual(self.reply(other)[0], 0x80000003)
+        self.option(self.s, 1)                              # who can GO does not ask so
+        self.closed(self.s)
+
+    def test_data(self):
+        self.start()
+        self.assertEqual(self.ask(1, 1 << 35, 4096, 0x20, b"y" * 4096), [(0, b"")])
+        self.assertEqual(self.ask(1, 4096, 512, 0x21, b"z" * 512), [(0, b"")])
+        self.assertEqual(self.ask(0, 1 << 35, 4096), [(1, struct.pack(">Q", 1 << 35) + b"y" * 4096)])
+        chunks = self.ask(0, 0, 1 << 20)
+        self.assertEqual([what for what, _ in chunks], [1, 2])
+        self.assertEqual(chunks[0][1][8:], b"x" * 4096 + b"z" * 512 + b"x" * (65536 - 4608))
+        self.assertEqual(chunks[1][1], struct.pack(">QI", 65536, (1 << 20) - 65536))
+        self.assertEqual(self.ask(0, 0, 0), [(0, b"")])
+        self.assertEqual(self.ask(3, 0, 0), [(0, b"")])
+
+    def test_long_areas(self):
+        """More than 32 bits can say, at once."""
+        self.start()
+        self.assertEqual(self.ask(1, 3 << 33, 4096, 0x20, b"y" * 4096), [(0, b"")])
+        (what, data), (also, depth) = self.ask(7, 0, self.SIZE)
+        self.assertEqual((what, also), (6, 6))
+        self.assertEqual(self.extents(data)[1], (65536, 0, (3 << 33) - 65536, 3, 4096, 0,
+                                                 self.SIZE - (3 << 33) - 4096, 3))
+        self.assertEqual(sum(self.extents(depth)[1][::2]), self.SIZE)
+        self.assertEqual(self.ask(6, 1 << 33, 1 << 38), [(0, b"")])
+        self.assertEqual(self.ask(4, 0, 1 << 38, 1), [(0, b"")])
+        (_, data), _ = self.ask(7, 0, self.SIZE, 8)
+        self.assertEqual(self.extents(data)[1], (self.SIZE, 3))
+        self.assertLess(os.stat(self.file).st_blocks, 128)
+
+    def test_some_contexts(self):
+        self.start()
+        (_, first), (_, second) = self.ask(7, 0, 4096)
+        for data in (first, second):
+            ident, found = self.extents(data)
+            self.assertEqual(self.ask(7, 0, 12, 0x20, struct.pack(">QI", 4096, ident)), [(6, data)])
+        payload = struct.pack(">QII", 1 << 39, self.extents(second)[0], self.extents(first)[0])
+        self.assertEqual([self.extents(data)[0] for _, data in self.ask(7, 0, 16, 0x28, payload)],
+                         [self.extents(second)[0], self.extents(first)[0]])
+        for bad in (b"", b"x" * 7, struct.pack(">Q", 4096), struct.pack(">QI", 4096, 99),
+                    struct.pack(">QII", 4096, 0, 0), struct.pack(">QI", 1 << 41, 0), struct.pack(">QI", 0, 0),
+                    struct.pack(">QIII", 4096, 0, 1, 2), struct.pack(">QIH", 4096, 0, 1)):
+            self.assertEqual(self.error(7, 0, len(bad), 0x20, bad), 22, bad)
+
+    def test_refusals(self):
+        self.start()
+        for request, want in (((0, 0, 1 << 33), 75), ((0, self.SIZE, 1), 22), ((4, 0, 1 << 41), 28),
+                              ((6, 2**64 - 1, 2**64 - 1), 28), ((7, 0, 2**64 - 1), 22), ((99, 0, 1), 22),
+                              ((0, 0, 5, 0x20, b"12345"), 22), ((99, 0, 5, 0x20, b"12345"), 22)):
+            self.assertEqual(self.error(*request), want, request)
+        self.assertEqual(self.ask(3, 0, 0), [(0, b"")])
+        self.s.sendall(struct.pack(">IHHQQQ", 0x21e41c71, 0x20, 1, 1, 0, 1 << 40))   # nobody waits for so much
+        self.closed(self.s)
+        other = self.connect()
+        self.option(other, 11)
+        self.reply(other)
+        self.option(other, 7, struct.pack(">IH", 0, 0))
+        while self.reply(other)[0] != 1:
+            pass
+        self.request(other, 0, 0, 512)                      # a compact request
+        other.sendall(bytes(4))
+        self.closed(other)
 
 
 class Client(Case):
