@@ -96,12 +96,10 @@ static void put_path(json_object *members, const char *path, json_object *value)
     json_object_object_add(members, path, value);
 }
 
-/* Moves what @driver knows from @flat to @members. */
-static bool take_known(const BlockDriver *driver, json_object *flat, json_object *members,
-                       GError **error)
+/* Moves what a table has from @flat to @members. */
+static bool take_from(const BlockCreateOption *option, json_object *flat, json_object *members,
+                      GError **error)
 {
-    const BlockCreateOption *option = driver->image ? driver->image->create_options : NULL;
-
     for (; option && option->name; option++) {
         g_autoptr(json_object) value = options_take(flat, option->name);
         g_autofree char *path = qmp_name(option);
@@ -114,6 +112,13 @@ static bool take_known(const BlockDriver *driver, json_object *flat, json_object
         put_path(members, path, member);
     }
     return true;
+}
+
+/* Moves what @driver knows from @flat to @members. */
+static bool take_known(const BlockDriver *driver, json_object *flat, json_object *members,
+                       GError **error)
+{
+    return !driver->image || take_from(driver->image->create_options, flat, members, error);
 }
 
 static void add_names(GPtrArray *names, const BlockDriver *driver)
@@ -157,7 +162,7 @@ static const BlockDriver *creatable(const char *name, GError **error)
     return NULL;
 }
 
-json_object *block_create_options_parse(const char *format, json_object *options, GError **error)
+static json_object *parse_words(const char *format, json_object *options, bool amend, GError **error)
 {
     const BlockDriver *driver = block_driver_get(format, error);
     g_autoptr(json_object) flat = NULL, members = NULL;
@@ -167,9 +172,22 @@ json_object *block_create_options_parse(const char *format, json_object *options
     flat = flat_copy(options);
     members = json_object_new_object();
     json_object_object_add(members, "driver", json_object_new_string(format));
-    if (!take_known(driver, flat, members, error) || !check_rest(flat, driver, NULL, error))
+    if (!take_known(driver, flat, members, error) ||
+        (amend && driver->image &&
+         !take_from(driver->image->amend_options, flat, members, error)) ||
+        !check_rest(flat, driver, NULL, error))
         return NULL;
     return g_steal_pointer(&members);
+}
+
+json_object *block_create_options_parse(const char *format, json_object *options, GError **error)
+{
+    return parse_words(format, options, false, error);
+}
+
+json_object *block_amend_options_parse(const char *format, json_object *options, GError **error)
+{
+    return parse_words(format, options, true, error);
 }
 
 /* blockdev-create. */

@@ -83,6 +83,7 @@ json_object *block_snapshot_describe(const BlockSnapshot *snapshot);   /* QMP's 
 
 struct BlockImageVerbs {
     const BlockCreateOption *create_options;
+    const BlockCreateOption *amend_options;             /* that only amend takes; NULL: none */
     /* @options: BlockdevCreateOptions of this driver, checked against create_options' kinds; `file`
      * names a node that is open for writing (formats), or is `filename` (protocols). */
     int co_fn (*co_create)(BlockGraph *graph, json_object *options, GError **error);
@@ -160,6 +161,9 @@ const char *co_fn block_node_probe_format(BlockNode *file, GError **error);
 
 /* -o's words as BlockdevCreateOptions' members; unknown ones are refused by name. */
 json_object *block_create_options_parse(const char *format, json_object *options, GError **error);
+
+/* The same for amend. */
+json_object *block_amend_options_parse(const char *format, json_object *options, GError **error);
 
 int co_fn block_co_measure(const char *format, json_object *options, BlockNode *source,
                            BlockMeasure *measure, GError **error);

@@ -6,6 +6,7 @@
  * a write leaves it as it is.  Large ones are encrypted by worker threads.
  */
 #include "block/crypto/key-secret.h"
+#include "block/crypto/luks-amend.h"
 #include "block/crypto/luks.h"
 #include "block/driver.h"
 #include "block/image.h"
@@ -250,11 +251,27 @@ static const BlockCreateOption luks_create_options[] = {
     { "ivgen-alg", BLOCK_CREATE_STRING, NULL, "Name of IV generator algorithm" },
     { "ivgen-hash-alg", BLOCK_CREATE_STRING, NULL, "Name of IV generator hash algorithm" },
     { "hash-alg", BLOCK_CREATE_STRING, NULL, "Name of encryption hash algorithm" },
-    { "iter-time", BLOCK_CREATE_NUMBER, NULL, "Time to spend in PBKDF in milliseconds" },
+    { "iter-time", BLOCK_CREATE_NUMBER, NULL, "Time to spend in PBKDF in milliseconds", true },
     { "preallocation", BLOCK_CREATE_STRING, NULL,
       "Preallocation mode (allowed values: off, metadata, falloc, full)" },
     { NULL }
 };
+
+static const BlockCreateOption luks_amend_options[] = {
+    { "state", BLOCK_CREATE_STRING, NULL, "Whether key slots become active or inactive", true },
+    { "new-secret", BLOCK_CREATE_STRING, NULL, "ID of the secret of a new key slot", true },
+    { "old-secret", BLOCK_CREATE_STRING, NULL, "ID of the secret whose key slots are erased", true },
+    { "keyslot", BLOCK_CREATE_NUMBER, NULL, "Number of the key slot, 0 to 7", true },
+    { NULL }
+};
+
+static int co_fn luks_co_amend(BlockNode *node, json_object *options, bool force, GError **error)
+{
+    LuksNode *l = block_node_state(node);
+    LuksIo io = io_of(l->file);
+
+    return luks_amend(l->luks, &io, block_node_graph(node), options, force, error);
+}
 
 typedef struct Creation {
     BlockNode *file;
@@ -337,7 +354,9 @@ static int co_fn luks_co_measure(json_object *options, BlockNode *source, BlockM
 
 static const BlockImageVerbs luks_image_verbs = {
     .create_options = luks_create_options,
+    .amend_options = luks_amend_options,
     .co_create = luks_co_create,
+    .co_amend = luks_co_amend,
     .co_measure = luks_co_measure,
 };
 

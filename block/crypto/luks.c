@@ -168,32 +168,39 @@ static void work_clear(SlotWork *w)
     g_free(w->material);
 }
 
+/* Whether the passphrase opens a slot: 1, with the volume's key in @key; 0; -2: it cannot be tried. */
+static int co_fn try_slot(const LuksHeader *header, const LuksIo *io, int i,
+                          const uint8_t *passphrase, size_t bytes, uint8_t *key, GError **error)
+{
+    const LuksSlot *slot = &header->slots[i];
+    SlotWork w;
+    int ret;
+
+    if (slot->active != LUKS_SLOT_USED)
+        return 0;
+    w = work_new(header, slot, passphrase, bytes, key);
+    ret = io->read(io->opaque, (uint64_t)slot->material * CIPHER_SECTOR, w.material,
+                   w.material_bytes);
+    if (ret < 0)
+        fail_errno(error, -ret, "reading key slot %d of '%s' failed", i, io->name);
+    else
+        ret = co_worker_call(unlock_slot, &w);
+    if (ret < 0 && error && !*error)
+        fail(error, ERR_UNSUPPORTED, "key slot %d of '%s' cannot be opened: libgcrypt lacks '%s' or "
+             "'%s'", i, io->name, header->hash, header->cipher.name);
+    work_clear(&w);
+    return ret < 0 ? -2 : w.matches;
+}
+
 /* The slot that the passphrase opens: its number, -1 for none, with the volume's key in @key. */
 static int co_fn open_slots(const LuksHeader *header, const LuksIo *io, const uint8_t *passphrase,
                             size_t bytes, uint8_t *key, GError **error)
 {
     for (int i = 0; i < LUKS_SLOTS; i++) {
-        const LuksSlot *slot = &header->slots[i];
-        SlotWork w;
-        int ret;
+        int ret = try_slot(header, io, i, passphrase, bytes, key, error);
 
-        if (slot->active != LUKS_SLOT_USED)
-            continue;
-        w = work_new(header, slot, passphrase, bytes, key);
-        ret = io->read(io->opaque, (uint64_t)slot->material * CIPHER_SECTOR, w.material,
-                       w.material_bytes);
-        if (ret < 0)
-            fail_errno(error, -ret, "reading key slot %d of '%s' failed", i, io->name);
-        else
-            ret = co_worker_call(unlock_slot, &w);
-        if (ret < 0 && error && !*error)
-            fail(error, ERR_UNSUPPORTED, "key slot %d of '%s' cannot be opened: libgcrypt lacks '%s' or "
-                 "'%s'", i, io->name, header->hash, header->cipher.name);
-        work_clear(&w);
-        if (ret < 0)
-            return -2;
-        if (w.matches)
-            return i;
+        if (ret)
+            return ret < 0 ? ret : i;
     }
     return -1;
 }
@@ -278,6 +285,21 @@ int co_fn luks_find_slot(Luks *luks, const LuksIo *io, const uint8_t *passphrase
 
     explicit_bzero(key, sizeof(key));
     return MAX(slot, -1);
+}
+
+bool co_fn luks_opens_slot(Luks *luks, const LuksIo *io, int slot, const uint8_t *passphrase,
+                           size_t bytes)
+{
+    uint8_t key[LUKS_KEY_MAX];
+    int ret = try_slot(&luks->header, io, slot, passphrase, bytes, key, NULL);
+
+    explicit_bzero(key, sizeof(key));
+    return ret == 1;
+}
+
+bool luks_has_key(const Luks *luks)
+{
+    return luks->cipher != NULL;
 }
 
 static int co_fn write_header(const LuksIo *io, const LuksHeader *header, GError **error)

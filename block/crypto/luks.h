@@ -51,5 +51,9 @@ int co_fn luks_add_slot(Luks *luks, const LuksIo *io, int slot, const uint8_t *p
 int co_fn luks_find_slot(Luks *luks, const LuksIo *io, const uint8_t *passphrase, size_t bytes);
 bool luks_slot_is_used(const Luks *luks, int slot);
 unsigned luks_slots_used(const Luks *luks);
+/* Whether a passphrase opens that slot. */
+bool co_fn luks_opens_slot(Luks *luks, const LuksIo *io, int slot, const uint8_t *passphrase,
+                           size_t bytes);
+bool luks_has_key(const Luks *luks);       /* it was opened with a passphrase */
 /* Overwrites the slot's key material. */
 int co_fn luks_erase_slot(Luks *luks, const LuksIo *io, int slot, GError **error);

@@ -1,4 +1,7 @@
-/* Changing an image's header: options that cost little to change, and the backing file's name. */
+/* Changing an image: its header's options, the width of its refcounts, the keys to it, and the backing
+ * file's name. */
+#include "block/qcow2/check.h"
+#include "block/qcow2/crypto.h"
 #include "block/qcow2/image.h"
 #include "block/qcow2/io.h"
 #include <errno.h>
@@ -63,6 +66,7 @@ typedef struct Amend {
     Qcow2 *s;
     Qcow2Create now, then;                 /* what the image is; what it is to be */
     json_object *options;
+    bool force;
 } Amend;
 
 static bool given(const Amend *a, const char *key)
@@ -82,8 +86,6 @@ static bool check_constants(const Amend *a, GError **error)
 
     if (given(a, "cluster-size") && a->then.cluster_size != s->cluster_size)
         return refuse(error, "cluster size");
-    if (given(a, "refcount-bits") && a->then.refcount_bits != s->refcount_bits)
-        return refuse(error, "refcount entry width");
     if (given(a, "compression-type") && a->then.compression_type != s->header.compression_type)
         return refuse(error, "compression type");
     if (given(a, "extended-l2") && a->then.extended_l2 != s->extended_l2)
@@ -95,8 +97,8 @@ static bool check_constants(const Amend *a, GError **error)
     if (given(a, "data-file-raw") && a->then.data_file_raw && !s->data_file_raw)
         return fail(error, ERR_UNSUPPORTED,
                     "data-file-raw cannot be set on existing images");
-    if (given(a, "size") && a->then.size != s->header.size)
-        return fail(error, ERR_UNSUPPORTED, "The size is changed by resize");
+    if (given(a, "size") && a->then.size < s->header.size)
+        return fail(error, ERR_UNSUPPORTED, "Shrinking is done by resize --shrink");
     return true;
 }
 
@@ -220,6 +222,20 @@ static int co_fn change_backing(Amend *a, GError **error)
     return check_backing(a->s, file, error) ? write_backing(a->s, file, format, error) : -EINVAL;
 }
 
+static int co_fn change_width(Amend *a, GError **error)
+{
+    unsigned order = __builtin_ctzll(a->then.refcount_bits);
+
+    if (!given(a, "refcount-bits") || order == a->s->header.refcount_order)
+        return 0;
+    if (a->s->header.version < 3) {
+        fail(error, ERR_INVALID_PARAMETER, "Refcount widths other than 16 bits require compatibility "
+             "level 1.1 or above (use compat=1.1 or greater)");
+        return -EINVAL;
+    }
+    return qcow2_change_refcount_width(a->s, order, error);
+}
+
 static int co_fn amend(Amend *a, GError **error)
 {
     bool has_version = given(a, "version");
@@ -237,6 +253,10 @@ static int co_fn amend(Amend *a, GError **error)
         ret = change_version(a, a->then.version, error);
     if (ret == 0)
         ret = change_features(a, error);
+    if (ret == 0 && a->then.encrypt)
+        ret = qcow2_crypto_amend(a->s, a->then.encrypt, a->force, error);
+    if (ret == 0)
+        ret = change_width(a, error);
     if (ret == 0)
         ret = change_backing(a, error);
     if (ret == 0 && has_version)
@@ -264,7 +284,7 @@ static json_object *complete(const Qcow2 *s, json_object *options)
 
 int co_fn qcow2_co_amend(BlockNode *node, json_object *options, bool force, GError **error)
 {
-    Amend a = { .s = qcow2_of(node), .options = options };
+    Amend a = { .s = qcow2_of(node), .options = options, .force = force };
     g_autoptr(json_object) all = complete(a.s, options);
     int ret;
 
@@ -277,5 +297,7 @@ int co_fn qcow2_co_amend(BlockNode *node, json_object *options, bool force, GErr
     else
         ret = amend(&a, error);
     qcow2_exclusive_end(a.s);
+    if (ret == 0 && given(&a, "size") && a.then.size != a.s->header.size)
+        ret = block_node_co_resize(node, a.then.size, error);
     return ret;
 }

@@ -369,6 +369,14 @@ static int co_fn mend_copied(Qcow2Check *c, GError **error)
     return ret == 0 && l1_changed ? write_l1(s, error) : ret;
 }
 
+/* Where free clusters are is found anew. */
+static void look_anew(Qcow2 *s)
+{
+    s->free_hint = 0;
+    s->byte_offset = 0;
+    qcow2_not_fresh(s, ALIGN_UP((uint64_t)block_node_size(s->file), s->cluster_size));
+}
+
 int co_fn qcow2_check_repair(Qcow2Check *c, GError **error)
 {
     Qcow2 *s = c->s;
@@ -382,9 +390,14 @@ int co_fn qcow2_check_repair(Qcow2Check *c, GError **error)
         ret = mend_copied(c, error);
     if (ret == 0)
         ret = qcow2_flush_file(s, error);
-    /* Where free clusters are is found anew. */
-    s->free_hint = 0;
-    s->byte_offset = 0;
-    qcow2_not_fresh(s, ALIGN_UP((uint64_t)block_node_size(s->file), s->cluster_size));
+    look_anew(s);
+    return ret;
+}
+
+int co_fn qcow2_check_rebuild(Qcow2Check *c, GError **error)
+{
+    int ret = rebuild(c, error);
+
+    look_anew(c->s);
     return ret;
 }

@@ -7,6 +7,7 @@
  */
 #include "block/qcow2/check.h"
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 
 static void say(Qcow2Check *c, const char *line)
@@ -190,4 +191,44 @@ int co_fn qcow2_check(Qcow2 *s, BlockCheck *check, unsigned fix, GError **error)
 int co_fn qcow2_co_check(BlockNode *node, BlockCheck *check, unsigned fix, GError **error)
 {
     return qcow2_check(qcow2_of(node), check, fix, error);
+}
+
+/* Another width. */
+
+static bool can_be_counted(Qcow2Check *c, unsigned order, GError **error)
+{
+    uint64_t most = order >= 5 ? UINT32_MAX : (1ull << (1u << order)) - 1;
+
+    for (uint64_t i = 0; i < c->clusters; i++)
+        if (check_count(c, i) > most)
+            return fail(error, ERR_UNSUPPORTED, "Cannot decrease refcount entry width to %u bits: "
+                        "Cluster at offset %#" PRIx64 " has a refcount of %u", 1u << order,
+                        i << c->s->cluster_bits, check_count(c, i));
+    return true;
+}
+
+int co_fn qcow2_change_refcount_width(Qcow2 *s, unsigned order, GError **error)
+{
+    BlockCheck result = { 0 };
+    unsigned old = s->header.refcount_order;
+    Qcow2Check *c;
+    int ret = -ENOTSUP;
+
+    qcow2_caches_forget(s);
+    c = run(s, &result, 0, error);
+    if (!c)
+        return -EIO;
+    if (result.corruptions || result.check_errors) {
+        fail(error, ERR_CORRUPT, "'%s' has errors: the refcounts of a damaged image are not changed",
+             block_node_filename(s->node));
+        error_hint(error, "vireo-img check -r all");
+    } else if (can_be_counted(c, order, error)) {
+        qcow2_set_refcount_order(s, order);
+        ret = qcow2_check_rebuild(c, error);
+        if (ret < 0)
+            qcow2_set_refcount_order(s, old);
+        qcow2_caches_forget(s);
+    }
+    run_free(c);
+    return ret;
 }

@@ -14,6 +14,10 @@
 int co_fn qcow2_check(Qcow2 *s, BlockCheck *check, unsigned fix, GError **error);
 int co_fn qcow2_co_check(BlockNode *node, BlockCheck *check, unsigned fix, GError **error);
 
+/* Refcounts of 1 << @order bits: counts all references and makes new structures.  Alone, and nothing is
+ * dirty.  On failure the image is as it was. */
+int co_fn qcow2_change_refcount_width(Qcow2 *s, unsigned order, GError **error);
+
 /* In Qcow2Check.refs beside the count: what the active tables' entries for the cluster say. */
 #define CHECK_COPIED (1u << 31)
 #define CHECK_NOT_COPIED (1u << 30)
@@ -61,3 +65,5 @@ int co_fn qcow2_check_refcounts(Qcow2Check *c, GError **error);
 
 /* check-repair.c.  What the run has found with c->fix set. */
 int co_fn qcow2_check_repair(Qcow2Check *c, GError **error);
+/* New refcount structures, of the width that s says now, for what the run has counted. */
+int co_fn qcow2_check_rebuild(Qcow2Check *c, GError **error);

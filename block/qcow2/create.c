@@ -11,7 +11,7 @@
 #include <string.h>
 
 const BlockCreateOption qcow2_create_options[] = {
-    { "size", BLOCK_CREATE_SIZE, NULL, "Virtual disk size" },
+    { "size", BLOCK_CREATE_SIZE, NULL, "Virtual disk size", true },
     { "compat", BLOCK_CREATE_STRING, "1.1", "Compatibility level (v2 [0.10] or v3 [1.1])", true,
       "version" },
     { "backing_file", BLOCK_CREATE_STRING, NULL, "File name of a base image", true },
@@ -23,7 +23,8 @@ const BlockCreateOption qcow2_create_options[] = {
     { "preallocation", BLOCK_CREATE_STRING, "off",
       "Preallocation mode (allowed values: off, metadata, falloc, full)" },
     { "lazy_refcounts", BLOCK_CREATE_BOOL, "off", "Postpone refcount updates", true },
-    { "refcount_bits", BLOCK_CREATE_NUMBER, "16", "Width of a reference count entry in bits" },
+    { "refcount_bits", BLOCK_CREATE_NUMBER, "16", "Width of a reference count entry in bits",
+      true },
     { "compression_type", BLOCK_CREATE_STRING, "zlib",
       "Compression method used for image cluster compression" },
     { "extended_l2", BLOCK_CREATE_BOOL, "off", "Extended L2 tables" },
@@ -34,7 +35,18 @@ const BlockCreateOption qcow2_create_options[] = {
     { "encrypt.ivgen-alg", BLOCK_CREATE_STRING, NULL, "Name of IV generator algorithm" },
     { "encrypt.ivgen-hash-alg", BLOCK_CREATE_STRING, NULL, "Name of IV generator hash algorithm" },
     { "encrypt.hash-alg", BLOCK_CREATE_STRING, NULL, "Name of encryption hash algorithm" },
-    { "encrypt.iter-time", BLOCK_CREATE_NUMBER, NULL, "Time to spend in PBKDF in milliseconds" },
+    { "encrypt.iter-time", BLOCK_CREATE_NUMBER, NULL, "Time to spend in PBKDF in milliseconds",
+      true },
+    { NULL }
+};
+
+const BlockCreateOption qcow2_amend_options[] = {
+    { "encrypt.state", BLOCK_CREATE_STRING, NULL, "Whether key slots become active or inactive",
+      true },
+    { "encrypt.new-secret", BLOCK_CREATE_STRING, NULL, "ID of the secret of a new key slot", true },
+    { "encrypt.old-secret", BLOCK_CREATE_STRING, NULL,
+      "ID of the secret whose key slots are erased", true },
+    { "encrypt.keyslot", BLOCK_CREATE_NUMBER, NULL, "Number of the key slot, 0 to 7", true },
     { NULL }
 };
 

@@ -1,7 +1,7 @@
 /* Opening and making encrypted images: fills in the hook on the data path (qcow2.h). */
 #include "block/qcow2/crypto.h"
 #include "block/crypto/key-secret.h"
-#include "block/crypto/luks.h"
+#include "block/crypto/luks-amend.h"
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
@@ -309,4 +309,28 @@ int co_fn qcow2_crypto_format(Qcow2 *s, json_object *encrypt, GError **error)
         return -EINVAL;
     ret = format_region(s, &format, secret, error);
     return ret == 0 && !open_encrypted(s, &o, false, error) ? -EINVAL : ret;
+}
+
+/* Changing the keys. */
+
+int co_fn qcow2_crypto_amend(Qcow2 *s, json_object *encrypt, bool force, GError **error)
+{
+    Keys *keys = s->crypto.opaque;
+    Region region;
+    LuksIo io;
+    int ret;
+
+    if (s->header.crypt_method != QCOW2_CRYPT_LUKS || !keys) {
+        fail(error, ERR_UNSUPPORTED, "Only LUKS encryption options can be amended, and '%s' is not "
+             "encrypted with LUKS", block_node_filename(s->node));
+        return -ENOTSUP;
+    }
+    if (!find_region(s, &region, error))
+        return -EINVAL;
+    io = io_of(&region);
+    ret = luks_amend(keys->luks, &io, block_node_graph(s->node), encrypt, force, error);
+    json_object_put(s->crypto_info);
+    s->crypto_info = luks_info(keys->luks);
+    json_object_object_add(s->crypto_info, "format", json_object_new_string("luks"));
+    return ret;
 }

@@ -6,6 +6,7 @@
 
 const BlockImageVerbs qcow2_image_verbs = {
     .create_options = qcow2_create_options,
+    .amend_options = qcow2_amend_options,
     .co_create = qcow2_co_create,
     .co_preallocate = qcow2_co_preallocate,
     .co_measure = qcow2_co_measure,

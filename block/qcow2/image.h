@@ -3,7 +3,7 @@
 #include "block/qcow2/qcow2.h"
 
 /* create.c */
-extern const BlockCreateOption qcow2_create_options[];
+extern const BlockCreateOption qcow2_create_options[], qcow2_amend_options[];
 typedef struct Qcow2Create {               /* create_options, checked */
     uint64_t size, cluster_size, refcount_bits;
     unsigned version;

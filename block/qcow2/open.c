@@ -23,9 +23,7 @@ static void derive(Qcow2 *s)
     s->l2_entry_bytes = s->extended_l2 ? 16 : 8;
     s->l2_bits = s->cluster_bits - (s->extended_l2 ? 4 : 3);
     s->subcluster_bits = s->cluster_bits - (s->extended_l2 ? 5 : 0);
-    s->refcount_bits = 1u << h->refcount_order;
-    s->refcount_max = h->refcount_order == 6 ? INT64_MAX : (1ull << s->refcount_bits) - 1;
-    s->refblock_bits = s->cluster_bits + 3 - h->refcount_order;
+    qcow2_set_refcount_order(s, h->refcount_order);
 }
 
 static void init_locks(Qcow2 *s)

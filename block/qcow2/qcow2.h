@@ -294,6 +294,14 @@ static inline unsigned qcow2_l2_cover_bits(const Qcow2 *s)
     return s->cluster_bits + s->l2_bits;
 }
 
+static inline void qcow2_set_refcount_order(Qcow2 *s, unsigned order)
+{
+    s->header.refcount_order = order;
+    s->refcount_bits = 1u << order;
+    s->refcount_max = order == 6 ? INT64_MAX : (1ull << s->refcount_bits) - 1;
+    s->refblock_bits = s->cluster_bits + 3 - order;
+}
+
 /* gate.c.  A request enters and leaves; what it looked up in L2 tables is good in between. */
 Qcow2Ticket co_fn qcow2_enter(Qcow2 *s);
 Qcow2Ticket co_fn qcow2_enter_upkeep(Qcow2 *s);

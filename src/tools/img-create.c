@@ -305,12 +305,23 @@ static void co_fn amend(void *opaque)
     a->ret = block_co_amend(a->image.node, a->options, a->force, a->error);
 }
 
+static bool is_for_amend(const BlockDriver *driver, const char *name)
+{
+    const BlockCreateOption *o = driver->image->amend_options;
+
+    while (o && o->name && strcmp(o->name, name))
+        o++;
+    return o && o->name;
+}
+
 static bool check_amendable(const BlockDriver *driver, json_object *words, GError **error)
 {
     json_object_object_foreach(words, key, value)
     {
         const BlockCreateOption *o = find_option(driver, key);
 
+        if (!o && is_for_amend(driver, key))
+            continue;
         /* A name with dots is nested, and checked by the driver. */
         if (json_object_is_type(value, json_type_object))
             continue;
@@ -332,7 +343,7 @@ static bool amend_image(Img *img, Amend *a, json_object *words, GError **error)
                     format);
     if (!check_amendable(driver, words, error))
         return false;
-    a->options = block_create_options_parse(format, words, error);
+    a->options = block_amend_options_parse(format, words, error);
     if (!a->options)
         return false;
     img_progress_begin(img, 1);

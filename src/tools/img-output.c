@@ -112,14 +112,6 @@ void img_print_snapshots(GPtrArray *snapshots)
 
 /* -o help. */
 
-static const BlockCreateOption *options_of(const BlockDriver *driver)
-{
-    static const BlockCreateOption none;
-
-    return driver && driver->image && driver->image->create_options
-               ? driver->image->create_options
-               : &none;
-}
 
 static int by_name(const void *a, const void *b)
 {
@@ -127,9 +119,9 @@ static int by_name(const void *a, const void *b)
                   (*(const BlockCreateOption *const *)b)->name);
 }
 
-static void add_options(GPtrArray *list, const BlockDriver *driver, bool amend)
+static void add_options(GPtrArray *list, const BlockCreateOption *o, bool amend)
 {
-    for (const BlockCreateOption *o = options_of(driver); o->name; o++) {
+    for (; o && o->name; o++) {
         bool known = false;
 
         for (unsigned i = 0; i < list->len; i++)
@@ -139,15 +131,24 @@ static void add_options(GPtrArray *list, const BlockDriver *driver, bool amend)
     }
 }
 
+static void add_options_of(GPtrArray *list, const BlockDriver *driver, bool amend)
+{
+    if (!driver || !driver->image)
+        return;
+    add_options(list, driver->image->create_options, amend);
+    if (amend)
+        add_options(list, driver->image->amend_options, true);
+}
+
 void img_print_create_options(const char *title, const char *format, const char *filename,
                               bool amend)
 {
     static const char *const kinds[] = { "<bool (on/off)>", "<size>", "<num>", "<str>" };
     g_autoptr(GPtrArray) list = g_ptr_array_new();
 
-    add_options(list, block_driver_find(format), amend);
+    add_options_of(list, block_driver_find(format), amend);
     if (!amend)
-        add_options(list, block_driver_find("file"), false);
+        add_options_of(list, block_driver_find("file"), false);
     if (list->len)
         qsort(list->pdata, list->len, sizeof(gpointer), by_name);
     printf("%s:\n", title);

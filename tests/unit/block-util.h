@@ -142,6 +142,18 @@ static inline bool all_bytes(const void *data, size_t length, uint8_t value)
     return true;
 }
 
+static inline void test_secret(TestRoot *t, const char *id, const char *data)
+{
+    g_autoptr(json_object) options = json_object_new_object();
+    GError *error = NULL;
+
+    json_object_object_add(options, "qom-type", json_object_new_string("secret"));
+    json_object_object_add(options, "id", json_object_new_string(id));
+    json_object_object_add(options, "data", json_object_new_string(data));
+    ck_assert_ptr_nonnull(object_create_user(t->root, options, &error));
+    assert_no_error(error);
+}
+
 /* A directory on a file system that takes O_DIRECT, or NULL.  Made once; removed at the end. */
 static inline const char *test_dir(void)
 {

@@ -19,14 +19,8 @@ const char *__lsan_default_suppressions(void)
 static TestRoot root_with_secret(const char *data)
 {
     TestRoot t = test_root();
-    g_autoptr(json_object) options = json_object_new_object();
-    GError *error = NULL;
 
-    json_object_object_add(options, "qom-type", json_object_new_string("secret"));
-    json_object_object_add(options, "id", json_object_new_string("key"));
-    json_object_object_add(options, "data", json_object_new_string(data));
-    ck_assert_ptr_nonnull(object_create_user(t.root, options, &error));
-    assert_no_error(error);
+    test_secret(&t, "key", data);
     return t;
 }
 
