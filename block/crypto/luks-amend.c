@@ -33,8 +33,8 @@ static bool parse_slot(json_object *options, LuksAmend *a, GError **error)
     if (!options_get_u64(options, "keyslot", &slot, error))
         return false;
     if (slot >= LUKS_SLOTS)
-        return fail(error, ERR_INVALID_PARAMETER, "Invalid keyslot specified. Must be between 0 and %d",
-                    LUKS_SLOTS - 1);
+        return fail(error, ERR_INVALID_PARAMETER,
+                    "Invalid keyslot specified. Must be between 0 and %d", LUKS_SLOTS - 1);
     a->slot = slot;
     return true;
 }
@@ -48,8 +48,8 @@ static bool check_known(json_object *options, GError **error)
     {
         (void)value;
         if (!g_strv_contains(known, key))
-            return fail(error, ERR_UNSUPPORTED, "Changing '%s' of an encrypted image is not supported",
-                        key);
+            return fail(error, ERR_UNSUPPORTED,
+                        "Changing '%s' of an encrypted image is not supported", key);
     }
     return true;
 }
@@ -71,7 +71,8 @@ static bool check_together(const LuksAmend *a, GError **error)
         return fail(error, ERR_INVALID_PARAMETER,
                     "'iter-time' must not be given when erasing keyslots");
     if (a->state == INACTIVE && !a->old_secret && a->slot < 0)
-        return fail(error, ERR_MISSING_PARAMETER, "To erase keyslots, either 'keyslot' or 'old-secret' "
+        return fail(error, ERR_MISSING_PARAMETER,
+                    "To erase keyslots, either 'keyslot' or 'old-secret' "
                     "must be given");
     return true;
 }
@@ -142,7 +143,8 @@ static int co_fn activate(LuksAmend *a, GError **error)
     bool used = a->slot >= 0 && luks_slot_is_used(a->luks, a->slot);
 
     if (!luks_has_key(a->luks)) {
-        fail(error, ERR_MISSING_PARAMETER, "a key slot can only be added to an image that is open with "
+        fail(error, ERR_MISSING_PARAMETER,
+             "a key slot can only be added to an image that is open with "
              "'key-secret'");
         return -EINVAL;
     }
@@ -151,7 +153,8 @@ static int co_fn activate(LuksAmend *a, GError **error)
              a->slot);
         return -EBUSY;
     }
-    return used && luks_slots_used(a->luks) == 1 ? replace_last(a, error) : add_to(a, a->slot, error);
+    return used && luks_slots_used(a->luks) == 1 ? replace_last(a, error)
+                                                 : add_to(a, a->slot, error);
 }
 
 /* Erasing. */
@@ -202,7 +205,8 @@ static int co_fn inactivate(LuksAmend *a, GError **error)
     int ret = slots ? 0 : -EINVAL;
 
     if (slots && !a->force && !leaves_one(a, slots)) {
-        fail(error, ERR_PERMISSION, "Erasing the last active keyslots would make all the data in the "
+        fail(error, ERR_PERMISSION,
+             "Erasing the last active keyslots would make all the data in the "
              "image inaccessible, for ever: refused");
         error_hint(error, "--force erases them");
         return -EPERM;
@@ -213,8 +217,8 @@ static int co_fn inactivate(LuksAmend *a, GError **error)
     return ret;
 }
 
-int co_fn luks_amend(Luks *luks, const LuksIo *io, BlockGraph *graph, json_object *options, bool force,
-                     GError **error)
+int co_fn luks_amend(Luks *luks, const LuksIo *io, BlockGraph *graph, json_object *options,
+                     bool force, GError **error)
 {
     LuksAmend a = { .luks = luks, .io = io, .force = force };
     int ret = -EINVAL;

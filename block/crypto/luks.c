@@ -168,7 +168,7 @@ static void work_clear(SlotWork *w)
     g_free(w->material);
 }
 
-/* Whether the passphrase opens a slot: 1, with the volume's key in @key; 0; -2: it cannot be tried. */
+/* Whether the passphrase opens a slot: 1, with the volume's key in @key; 0; -2: it is not known. */
 static int co_fn try_slot(const LuksHeader *header, const LuksIo *io, int i,
                           const uint8_t *passphrase, size_t bytes, uint8_t *key, GError **error)
 {

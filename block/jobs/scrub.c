@@ -1,6 +1,6 @@
 /*
- * block-scrub.  The format does the work, in steps (BlockImageVerbs.co_scrub); between two of them the
- * job waits as its speed asks, is paused or cancelled, and lets the graph change.
+ * block-scrub.  The format does the work, in steps (BlockImageVerbs.co_scrub); between two of them
+ * the job waits as its speed asks, is paused or cancelled, and lets the graph change.
  */
 #include "block/jobs/scrub.h"
 #include "block/chain.h"
@@ -61,9 +61,10 @@ static bool co_fn scrub_run(BlockJob *job, GError **error)
     job->done = job->total;
     emit_result(s);
     return !s->scrub.refused ||
-           fail(error, ERR_BAD_STATE, "%" G_GUINT64_FORMAT " acts of the plan were refused, as the image "
-                "is not as they say; %" G_GUINT64_FORMAT " were done", s->scrub.refused,
-                s->scrub.applied);
+           fail(error, ERR_BAD_STATE,
+                "%" G_GUINT64_FORMAT " acts of the plan were refused, as the image "
+                "is not as they say; %" G_GUINT64_FORMAT " were done",
+                s->scrub.refused, s->scrub.applied);
 }
 
 /* What was found stays until the job is gone. */

@@ -150,9 +150,9 @@ static bool has_room(const Qcow2 *s, unsigned n)
 }
 
 /*
- * The extension first, then the bit.  Should the bit be set already, the journal that it stands for is of
- * a directory that is gone.  Wherever this is cut off, the bitmaps are not in use yet: what is stored is
- * believed, marks are not looked at.
+ * The extension first, then the bit.  Should the bit be set already, the journal that it stands for
+ * is of a directory that is gone.  Wherever this is cut off, the bitmaps are not in use yet: what
+ * is stored is believed, marks are not looked at.
  */
 int co_fn qcow2_journal_begin(Qcow2 *s, const bool *sound, unsigned n, GError **error)
 {

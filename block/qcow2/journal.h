@@ -1,16 +1,16 @@
 /*
- * What keeps stored bitmaps true after a kill or power cut: a coarse map of what was written since they
- * were stored.
+ * What keeps stored bitmaps true after a kill or power cut: a coarse map of what was written since
+ * they were stored.
  *
- * The disk is cut into regions.  Before the first write to a region its mark is on stable storage.  When
- * the image is opened after a crash, a bitmap is what was stored and all marked regions: too much, never
- * too little.  What changes bitmaps but is no write (a merge, say) stores all of them anew
- * (qcow2_bitmaps_sync).
+ * The disk is cut into regions.  Before the first write to a region its mark is on stable storage.
+ * When the image is opened after a crash, a bitmap is what was stored and all marked regions: too
+ * much, never too little.  What changes bitmaps but is no write (a merge, say) stores all of them
+ * anew (qcow2_co_sync_bitmaps).
  *
- * The marks are data of a header extension of our own.  It counts only with an autoclear bit of our own,
- * which a program that does not know it clears when it opens the image for writing.  Its fields,
- * in the header's first sector like the bit, say for which bitmap directory it is (one that is
- * replaced lies elsewhere) and which of its bitmaps were sound.
+ * The marks are data of a header extension of our own.  It counts only with an autoclear bit of our
+ * own, which a program that does not know it clears when it opens the image for writing.  Its
+ * fields, in the header's first sector like the bit, say for which bitmap directory it is (one that
+ * is replaced lies elsewhere) and which of its bitmaps were sound.
  *
  *    0  CRC-32 of bytes 4 to 71           24  size of the disk
  *    4  log2 of a region's bytes          32  entries in the directory
@@ -37,9 +37,9 @@ bool qcow2_journal_knows(const Qcow2 *s, unsigned index);
 bool qcow2_journal_next(const Qcow2 *s, uint64_t from, uint64_t *ret_offset, uint64_t *ret_bytes);
 void qcow2_journal_free(Qcow2 *s);         /* in memory only */
 
-/* Under the exclusive gate (or in open).  A new journal without marks, for the directory that the header
- * names and of which no entry is in use; @sound: which bitmaps it is for (bool by index).  Without
- * room for it there is none: no failure. */
+/* Under the exclusive gate (or in open).  A new journal without marks, for the directory that the
+ * header names and of which no entry is in use; @sound: which bitmaps it is for (bool by index).
+ * Without room for it there is none: no failure. */
 int co_fn qcow2_journal_begin(Qcow2 *s, const bool *sound, unsigned n, GError **error);
 /* It does not count any more, on disk and in memory. */
 int co_fn qcow2_journal_end(Qcow2 *s, GError **error);

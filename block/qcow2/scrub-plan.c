@@ -141,8 +141,9 @@ static void tell_found(Qcow2Live *live, const Qcow2Found *found)
     uint64_t offset = found->cluster << live->s->cluster_bits;
 
     if (found->copied)
-        message = g_strdup_printf("ERROR OFLAG_COPIED cluster: offset=%" PRIx64 " copied=%d refcount=%"
-                                  PRIu64, offset, found->counted != 1, found->counted);
+        message = g_strdup_printf("ERROR OFLAG_COPIED cluster: offset=%" PRIx64
+                                  " copied=%d refcount=%" PRIu64,
+                                  offset, found->counted != 1, found->counted);
     else
         message = g_strdup_printf("%s cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64,
                                   found->stored < found->counted ? "ERROR" : "Leaked",
@@ -398,8 +399,9 @@ int co_fn qcow2_live_apply(Qcow2Live *live, GError **error)
 
     if (member(live->scrub->apply, "cluster-size") != s->cluster_size ||
         !json_object_is_type(acts, json_type_array)) {
-        fail(error, ERR_INVALID_PARAMETER, "the plan is not one for '%s' (its clusters have %" PRIu64
-             " bytes)", block_node_filename(s->node), s->cluster_size);
+        fail(error, ERR_INVALID_PARAMETER,
+             "the plan is not one for '%s' (its clusters have %" PRIu64 " bytes)",
+             block_node_filename(s->node), s->cluster_size);
         return ret;
     }
     ret = apply_acts(live, acts, error);

@@ -274,7 +274,8 @@ static int co_fn scrub_image(Qcow2 *s, BlockScrub *scrub, GError **error)
     if (ret == -ECANCELED)
         fail(error, ERR_GENERIC, "the scrub was cancelled");
     else if (ret == -EAGAIN)
-        fail(error, ERR_BAD_STATE, "'%s' was changed as a whole again and again while it was scrubbed",
+        fail(error, ERR_BAD_STATE,
+             "'%s' was changed as a whole again and again while it was scrubbed",
              block_node_filename(s->node));
     else if (ret < 0 && error && !*error)
         fail_errno(error, -ret, "cannot scrub '%s'", block_node_filename(s->node));

@@ -3,9 +3,10 @@
  *
  * It walks as a check does (check-walk.c, check-refs.c), in steps that each pass the gate like a
  * request: one table is read, as it is in memory where that is newer than the file.  Requests go on
- * meanwhile, and note what they touch (touched.c); what is found about a touched cluster is not told.
- * The gate is closed twice, before the walk and after it, for as long as requests need that are
- * under way.  Where somebody else was alone in between (a snapshot, a change of size) all begins anew.
+ * meanwhile, and note what they touch (touched.c); what is found about a touched cluster is not
+ * told.  The gate is closed twice, before the walk and after it, for as long as requests need that
+ * are under way.  Where somebody else was alone in between (a snapshot, a change of size) all
+ * begins anew.
  */
 #pragma once
 #include "block/qcow2/check.h"
@@ -13,7 +14,7 @@
 /* A host cluster whose count, or whose entry's flag, is wrong. */
 typedef struct Qcow2Found {
     uint64_t cluster, stored, counted;
-    bool copied;                           /* what is wrong is the COPIED flag of the active entry */
+    bool copied;                           /* it is the COPIED flag of the active entry */
     bool located;
     bool in_l1;                            /* where an entry for it is: */
     uint64_t table, index, guest, entry;
@@ -39,10 +40,11 @@ static inline bool qcow2_live_disturbed(const Qcow2Live *live)
  * -EAGAIN: somebody was alone in between. */
 int co_fn qcow2_live_step(Qcow2Live *live, uint64_t bytes);
 uint64_t qcow2_live_end(Qcow2Live *live);  /* no reference points past it: host offset */
-bool qcow2_live_is_new(Qcow2Live *live, uint64_t offset);   /* it came or went since the scrub began */
+/* It came or went since the scrub began. */
+bool qcow2_live_is_new(Qcow2Live *live, uint64_t offset);
 /* The counts of a cluster of which all references are counted. */
 void qcow2_live_compare(Qcow2Live *live, uint64_t cluster, uint64_t stored);
-/* A whole cluster of L2 entries or refcounts, as it is at some moment from now on for each slice. */
+/* A whole cluster of L2 entries or refcounts, each slice as it is at some moment from now on. */
 int co_fn qcow2_read_current(Qcow2Cache *cache, uint64_t offset, uint8_t *data, GError **error);
 
 /* scrub-plan.c */

@@ -1,10 +1,10 @@
 /*
- * What changes while a scrub looks at the image: a bit for each host cluster whose references or count
- * were changed.  What a scrub finds out about a cluster without a bit is true of one moment; of
- * one with a bit it says nothing.
+ * What changes while a scrub looks at the image: a bit for each host cluster whose references or
+ * count were changed.  What a scrub finds out about a cluster without a bit is true of one moment;
+ * of one with a bit it says nothing.
  *
- * A reference comes with a raised count (refcount.c) and goes with a call of qcow2_free_later, in the
- * same request; so it is enough to note these two, if all requests that began before are over.
+ * A reference comes with a raised count (refcount.c) and goes with a call of qcow2_free_later, in
+ * the same request; so it is enough to note these two, if all requests that began before are over.
  */
 #include "block/qcow2/qcow2.h"
 #include <stdlib.h>

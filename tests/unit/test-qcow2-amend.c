@@ -1,6 +1,6 @@
 /*
- * Amending: refcounts of another width, and the keys to an encrypted image.  Power cuts in between leave the
- * image as it was or as it is to be, and one of the passphrases opens it.
+ * Amending: refcounts of another width, and the keys to an encrypted image.  Power cuts in between
+ * leave the image as it was or as it is to be, and one of the passphrases opens it.
  */
 #include "qcow2-ram.h"
 
@@ -29,7 +29,8 @@ static void co_fn amend_co(void *opaque)
 static int amend(BlockNode *node, const char *words, bool force, GError **error)
 {
     g_autoptr(json_object) given = options_parse(words, NULL, NULL);
-    g_autoptr(json_object) options = block_amend_options_parse(block_node_driver(node), given, error);
+    g_autoptr(json_object) options =
+        block_amend_options_parse(block_node_driver(node), given, error);
     AmendRun run = { node, options, force, -1, NULL };
 
     if (!options)
@@ -71,8 +72,9 @@ START_TEST(refcounts_of_any_width)
         qcow2_close_user(&t, m.user);
         qcow2_check_image(path);
         qcow2_compare(path, model, DISK_BYTES);
-        ck_assert_int_eq(run_command("sh -c \"qemu-img info %s | grep -q 'refcount bits: %u$'\"", path,
-                                     widths[i]), 0);
+        ck_assert_int_eq(run_command("sh -c \"qemu-img info %s | grep -q 'refcount bits: %u$'\"",
+                                     path, widths[i]),
+                         0);
         m.user = qcow2_open_user(&t, path, "");
     }
     /* A snapshot's clusters are counted twice. */
@@ -131,7 +133,8 @@ static unsigned cut_width(unsigned at, unsigned seed)
     return requests;
 }
 
-/* What was written before is there, whatever was cut off; more often at the end, where the header is. */
+/* What was written before is there, whatever was cut off; more often at the end, where the header
+ * is. */
 START_TEST(a_power_cut_while_the_width_changes)
 {
     unsigned n = cut_width(0, 0);
@@ -157,8 +160,9 @@ START_TEST(what_cannot_be_changed)
         ck_assert_ptr_nonnull(error);
         g_clear_error(&error);
     }
-    ck_assert_int_lt(amend(block_user_node(user), "encrypt.state=active,encrypt.new-secret=a", false,
-                           &error), 0);
+    ck_assert_int_lt(
+        amend(block_user_node(user), "encrypt.state=active,encrypt.new-secret=a", false, &error),
+        0);
     assert_error(&error, "not encrypted");
     ck_assert_int_eq(amend(block_user_node(user), "size=9M", false, &error), 0);
     ck_assert_int_eq(block_node_size(block_user_node(user)), 9 * MiB);
@@ -185,8 +189,10 @@ static TestRoot root_with_secrets(void)
 static BlockNode *open_with(TestRoot *t, int qcow2, const char *path, const char *secret,
                             GError **error)
 {
-    return test_open(t->graph, error, "driver=%s,node-name=disk,%skey-secret=%s,file.driver=file,"
-                     "file.filename=%s", qcow2 ? "qcow2" : "luks", qcow2 ? "encrypt." : "", secret, path);
+    return test_open(t->graph, error,
+                     "driver=%s,node-name=disk,%skey-secret=%s,file.driver=file,"
+                     "file.filename=%s",
+                     qcow2 ? "qcow2" : "luks", qcow2 ? "encrypt." : "", secret, path);
 }
 
 static bool opens(TestRoot *t, int qcow2, const char *path, const char *secret)
@@ -250,7 +256,8 @@ START_TEST(keys_come_and_go)
     qcow2_close_user(&t, user);
     change(&t, q, path, "a", "state=active,new-secret=b,iter-time=10", false, NULL);
     ck_assert(opens(&t, q, path, "a") && opens(&t, q, path, "b") && !opens(&t, q, path, "c"));
-    change(&t, q, path, "b", "state=active,new-secret=c,keyslot=0,iter-time=10", false, "overwrite");
+    change(&t, q, path, "b", "state=active,new-secret=c,keyslot=0,iter-time=10", false,
+           "overwrite");
     change(&t, q, path, "b", "state=active,new-secret=c,old-secret=a", false, "must not be given");
     change(&t, q, path, "b", "state=active", false, "required");
     change(&t, q, path, "b", "state=inactive", false, "must be given");
@@ -264,10 +271,12 @@ START_TEST(keys_come_and_go)
     change(&t, q, path, "b", "state=inactive,old-secret=b", false, "last active");
     change(&t, q, path, "b", "state=active,new-secret=c,keyslot=1,iter-time=10", true, NULL);
     ck_assert(!opens(&t, q, path, "b") && opens(&t, q, path, "c"));
-    ck_assert_int_eq(run_command("sh -c \"out=\\$(qemu-io --object secret,id=c,data=c --image-opts "
-                                 "driver=%s,%skey-secret=c,file.filename=%s -c 'read -P 0x77 4096 65536')"
-                                 " && ! echo \\$out | grep -qi fail\"", q ? "qcow2" : "luks",
-                                 q ? "encrypt." : "", path), 0);
+    ck_assert_int_eq(
+        run_command("sh -c \"out=\\$(qemu-io --object secret,id=c,data=c --image-opts "
+                    "driver=%s,%skey-secret=c,file.filename=%s -c 'read -P 0x77 4096 65536')"
+                    " && ! echo \\$out | grep -qi fail\"",
+                    q ? "qcow2" : "luks", q ? "encrypt." : "", path),
+        0);
     change(&t, q, path, "c", "state=inactive,old-secret=c", true, NULL);
     ck_assert(!opens(&t, q, path, "c"));
     test_root_free(&t);
@@ -303,8 +312,8 @@ START_TEST(a_power_cut_while_a_key_changes)
         ram.fail_at = at;
         ram.fail_with = EIO;
         ram.dead = true;
-        whole = amend(block_user_node(user), "state=active,new-secret=b,keyslot=0,iter-time=1", true,
-                      &error) == 0;
+        whole = amend(block_user_node(user), "state=active,new-secret=b,keyslot=0,iter-time=1",
+                      true, &error) == 0;
         g_clear_error(&error);
         qcow2_close_user(&t, user);
         ram_power_cut(rand);

@@ -1,6 +1,6 @@
 /*
- * Stored bitmaps and power cuts: whatever is cut off, wherever, each sector that is not what it was when
- * a bitmap was made or cleared is dirty in it, and the bitmap can be used.
+ * Stored bitmaps and power cuts: whatever is cut off, wherever, each sector that is not what it was
+ * when a bitmap was made or cleared is dirty in it, and the bitmap can be used.
  */
 #include "qcow2-ram.h"
 #include "block/bitmap.h"
@@ -26,7 +26,7 @@ typedef struct Cut {
     uint64_t size;
     unsigned running, kind;
     bool done;
-    /* What the disk was when "b" was made or cleared: before and after the verb that was cut off. */
+    /* What the disk was when "b" was made or cleared: after the verb that was cut off; before. */
     uint8_t *then, *before;
     bool has_bitmap, had_bitmap;
 } Cut;
@@ -211,7 +211,8 @@ static void cut_free(Cut *c)
     g_free(c->before);
 }
 
-/* Some rounds of writes and verbs, cut off; what was found after it is written on, and cut off again. */
+/* Some rounds of writes and verbs, cut off; what was found after it is written on, and cut off
+ * again. */
 static void cut_once(Cut *c, uint64_t seed)
 {
     bool during = false;

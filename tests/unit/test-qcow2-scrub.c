@@ -1,6 +1,6 @@
 /*
- * Scrub: it finds what a check finds; while a guest writes it finds what was planted and nothing else;
- * its plan mends an image in use; a plan for another state of the image is refused.
+ * Scrub: it finds what a check finds; while a guest writes it finds what was planted and nothing
+ * else; its plan mends an image in use; a plan for another state of the image is refused.
  */
 #include "qcow2-ram.h"
 #include "block-guest.h"
@@ -290,7 +290,8 @@ static void under_a_guest_once(const Kind *kind, unsigned seed)
         json_object *act = json_object_array_get_idx(acts, i);
         uint64_t at = member(act, "cluster");
 
-        ck_assert_msg(at == leaks[0] || at == leaks[1] || at == leaks[2] || at == high || at == flag,
+        ck_assert_msg(at == leaks[0] || at == leaks[1] || at == leaks[2] || at == high ||
+                          at == flag,
                       "seed %u: %s", seed, json_object_to_json_string(act));
     }
     s = scrub(&run, block_user_node(g->user), plan);
@@ -428,7 +429,8 @@ START_TEST(the_job)
 {
     TestRoot t = test_root();
     Guest *g = make_image(&t, &kinds[2], 9);
-    g_autoptr(json_object) options = options_parse("device=disk,job-id=s,speed=2048", "driver", NULL);
+    g_autoptr(json_object) options =
+        options_parse("device=disk,job-id=s,speed=2048", "driver", NULL);
     g_autoptr(json_object) result = NULL;
     GError *error = NULL;
     BlockJob *job;
