@@ -222,7 +222,7 @@ static bool work(SectorCipher *cipher, uint64_t sector, uint8_t *data, size_t by
                                     const void *in, size_t in_bytes))
 {
     Handle *handle = take(cipher);
-    bool ok = handle != NULL;
+    bool ok = handle != NULL && bytes % CIPHER_SECTOR == 0;
 
     for (; ok && bytes; data += CIPHER_SECTOR, bytes -= CIPHER_SECTOR, sector++)
         ok = set_iv(cipher, handle, sector) && !fn(handle->data, data, CIPHER_SECTOR, NULL, 0);

@@ -458,6 +458,41 @@ static bool put_backing_name(const Qcow2Header *h, Cluster *c)
     return true;
 }
 
+/* A write, and the flush that makes sure of it. */
+static int co_fn put(Qcow2 *s, uint64_t offset, const void *data, uint64_t bytes, GError **error)
+{
+    int ret = qcow2_meta_write(s, offset, data, bytes, "header", QCOW2_OL_MAIN_HEADER, error);
+
+    return ret == 0 ? qcow2_flush_file(s, error) : ret;
+}
+
+/* Nobody knows what the header says: writing on by what is in memory could destroy what it names. */
+static void give_up(Qcow2 *s)
+{
+    __atomic_store_n(&s->corrupt, 1, __ATOMIC_SEQ_CST);
+    warn_report("'%s': the header could be written neither anew nor as it was; the image will not be "
+                "written to any more", block_node_filename(s->file));
+}
+
+int co_fn qcow2_header_put(Qcow2 *s, uint64_t offset, const void *data, uint64_t bytes,
+                           GError **error)
+{
+    void *old = qcow2_memory(s, bytes);
+    int ret = -ENOMEM;
+
+    if (old)
+        ret = qcow2_meta_read(s, offset, old, bytes, "header", error);
+    else
+        fail_errno(error, ENOMEM, "'%s': writing the header", block_node_filename(s->file));
+    if (ret == 0) {
+        ret = put(s, offset, data, bytes, error);
+        if (ret < 0 && put(s, offset, old, bytes, NULL) < 0)
+            give_up(s);
+    }
+    free(old);
+    return ret;
+}
+
 int co_fn qcow2_header_write(Qcow2 *s, GError **error)
 {
     Cluster c = { .size = 1ull << s->header.cluster_bits };
@@ -471,9 +506,7 @@ int co_fn qcow2_header_write(Qcow2 *s, GError **error)
     memset(c.data, 0, c.size);
     put_fields(&s->header, &c);
     if (c.used <= c.size && put_extensions(&s->header, &c) && put_backing_name(&s->header, &c)) {
-        ret = qcow2_meta_write(s, 0, c.data, c.size, "header", QCOW2_OL_MAIN_HEADER, error);
-        if (ret == 0)
-            ret = qcow2_flush_file(s, error);
+        ret = qcow2_header_put(s, 0, c.data, c.size, error);
     } else {
         ret = -ENOSPC;
         fail(error, ERR_LIMIT, "'%s': the header and its names do not fit into a cluster of %" PRIu64
@@ -494,9 +527,7 @@ static int co_fn write_features(Qcow2 *s, unsigned offset, uint64_t *word, uint6
     if (value == *word || s->header.version < 3)
         return 0;
     st_be64(field, value);
-    ret = qcow2_meta_write(s, offset, field, 8, "header", QCOW2_OL_MAIN_HEADER, error);
-    if (ret == 0)
-        ret = qcow2_flush_file(s, error);
+    ret = qcow2_header_put(s, offset, field, 8, error);
     if (ret == 0)
         *word = value;
     return ret;

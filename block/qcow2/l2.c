@@ -73,6 +73,16 @@ static int co_fn copy_table(Qcow2 *s, uint64_t from, uint64_t to)
     return ret;
 }
 
+/* A table that is not written yet lies within the file before anything names it: the flush between the two
+ * makes the file's length stable, too. */
+static int co_fn reach(Qcow2 *s, uint64_t table)
+{
+    static const uint8_t zeroes[512];
+
+    return qcow2_meta_write(s, table + s->cluster_size - sizeof(zeroes), zeroes, sizeof(zeroes),
+                            "L2 table", 0, NULL);
+}
+
 /* What a new table holds is on its way to disk before the L1 entry is changed (a checkpoint flushes
  * in between). */
 static int co_fn make_table(Qcow2 *s, uint64_t index, uint64_t old)
@@ -86,8 +96,8 @@ static int co_fn make_table(Qcow2 *s, uint64_t index, uint64_t old)
         return table;
     if (old)
         ret = copy_table(s, old, table);
-    else if (!fresh)
-        ret = qcow2_host_zero(s, s->file, table, s->cluster_size);
+    else
+        ret = fresh ? reach(s, table) : qcow2_host_zero(s, s->file, table, s->cluster_size);
     if (ret < 0) {
         qcow2_free_now(s, table, s->cluster_size);
         return ret;
@@ -157,9 +167,7 @@ static int co_fn write_l1(Qcow2 *s, uint64_t offset, const uint64_t *l1, uint64_
         ret = qcow2_flush_file(s, error);
     st_be32(field, entries);               /* header: l1_size, l1_table_offset */
     st_be64(field + 4, offset);
-    if (ret == 0)
-        ret = qcow2_meta_write(s, 36, field, 12, "header", QCOW2_OL_MAIN_HEADER, error);
-    return ret == 0 ? qcow2_flush_file(s, error) : ret;
+    return ret == 0 ? qcow2_header_put(s, 36, field, 12, error) : ret;
 }
 
 int co_fn qcow2_grow_l1(Qcow2 *s, uint64_t entries, GError **error)
@@ -193,7 +201,7 @@ int co_fn qcow2_grow_l1(Qcow2 *s, uint64_t entries, GError **error)
     if (ret == 0)
         ret = write_l1(s, offset, l1, entries, error);
     if (ret < 0) {
-        /* The header may name it already: rather a leak than a table that is used twice. */
+        qcow2_free_now(s, offset, bytes);
         return ret;
     }
     g_free(s->l1);

@@ -459,7 +459,11 @@ void qcow2_overlap_free(Qcow2 *s);
 
 /* header.c */
 int co_fn qcow2_header_read(Qcow2 *s, GError **error);
-/* Writes the whole header cluster: fields, extensions, feature names, backing name. */
+/* Writes a part of the header cluster, and flushes.  If that fails the header is on stable storage as it
+ * was; where that cannot be had either, the image is not written any more. */
+int co_fn qcow2_header_put(Qcow2 *s, uint64_t offset, const void *data, uint64_t bytes,
+                           GError **error);
+/* The same with the whole cluster: fields, extensions, feature names, backing name. */
 int co_fn qcow2_header_write(Qcow2 *s, GError **error);
 void qcow2_header_clear(Qcow2Header *header);
 /* An extension's data, or NULL; set replaces it (NULL: removes), header_write stores it. */

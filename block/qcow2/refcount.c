@@ -212,9 +212,7 @@ static int co_fn write_table(Qcow2 *s, uint64_t offset, uint64_t entries)
     st_be64(field, offset);                /* header: refcount_table_offset, refcount_table_clusters */
     st_be32(field + 8, qcow2_clusters(s, bytes));
     if (ret == 0)
-        ret = qcow2_meta_write(s, 48, field, 12, "header", QCOW2_OL_MAIN_HEADER, NULL);
-    if (ret == 0)
-        ret = qcow2_flush_file(s, NULL);
+        ret = qcow2_header_put(s, 48, field, 12, NULL);
     free(buffer);
     return ret;
 }

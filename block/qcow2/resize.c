@@ -1,6 +1,7 @@
 /* Changing the disk's size, emptying it, taking space before it is written. */
 #include "block/qcow2/image.h"
 #include "block/qcow2/io.h"
+#include "block/qcow2/snapshot.h"
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
@@ -53,11 +54,9 @@ static int co_fn drop_tables(Qcow2 *s, uint64_t first, GError **error)
 static int co_fn write_size(Qcow2 *s, uint64_t bytes, GError **error)
 {
     uint8_t field[8];
-    int ret;
 
     st_be64(field, bytes);
-    ret = qcow2_meta_write(s, 24, field, 8, "header", QCOW2_OL_MAIN_HEADER, error);
-    return ret == 0 ? qcow2_flush_file(s, error) : ret;
+    return qcow2_header_put(s, 24, field, 8, error);
 }
 
 /* Shrinking: what is past the new end goes, then the size changes.  The last cluster's rest is zeroed
@@ -73,7 +72,7 @@ static int co_fn drop_from(Qcow2 *s, uint64_t guest, GError **error)
     if (first < end)
         ret = qcow2_guest_discard(s, first, end - first, QCOW2_DISCARD_ALWAYS, true);
     if (ret < 0) {
-        fail_errno(error, -ret, "'%s': discarding what is past the new end failed",
+        fail_errno(error, -ret, "'%s': discarding what is past the disk's end failed",
                    block_node_filename(s->node));
         return ret;
     }
@@ -140,11 +139,24 @@ static int co_fn zero_new_part(Qcow2 *s, uint64_t old, uint64_t bytes, GError **
     return ret;
 }
 
+/* VM state that no snapshot took along must not become a part of the disk. */
+static int co_fn drop_vm_state(Qcow2 *s, GError **error)
+{
+    uint64_t start = qcow2_vm_state_start(s);
+
+    for (uint64_t i = start >> qcow2_l2_cover_bits(s); i < s->header.l1_size; i++)
+        if (s->l1[i] & QCOW2_OFFSET_MASK)
+            return drop_from(s, start, error);
+    return 0;
+}
+
 static int co_fn grow(Qcow2 *s, uint64_t bytes, GError **error)
 {
     uint64_t old = s->header.size;
-    int ret = qcow2_grow_l1(s, l1_entries(s, bytes), error);
+    int ret = drop_vm_state(s, error);
 
+    if (ret == 0)
+        ret = qcow2_grow_l1(s, l1_entries(s, bytes), error);
     if (ret == 0 && s->has_data_file && bytes > (uint64_t)block_node_size(s->data_file))
         ret = block_node_co_resize(s->data_file, bytes, error);
     if (ret < 0)
@@ -188,7 +200,16 @@ int co_fn qcow2_co_resize(BlockNode *node, uint64_t bytes, GError **error)
     return ret;
 }
 
-/* Emptying. */
+/* Emptying.  In a raw data file, too. */
+
+static int co_fn zero_all(Qcow2 *s, GError **error)
+{
+    int ret = s->header.size ? qcow2_guest_zero(s, 0, s->header.size, BLOCK_MAY_UNMAP) : 0;
+
+    if (ret < 0)
+        fail_errno(error, -ret, "'%s': zeroing the disk failed", block_node_filename(s->node));
+    return ret == 0 ? settle(s, error) : ret;
+}
 
 int co_fn qcow2_co_make_empty(BlockNode *node, GError **error)
 {
@@ -197,7 +218,7 @@ int co_fn qcow2_co_make_empty(BlockNode *node, GError **error)
 
     if (ret < 0)
         return ret;
-    ret = drop_from(s, 0, error);
+    ret = s->data_file_raw ? zero_all(s, error) : drop_from(s, 0, error);
     qcow2_exclusive_end(s);
     return ret;
 }
@@ -257,8 +278,10 @@ static int co_fn take_space(const Preallocate *p, uint64_t host, uint64_t bytes,
                ? block_co_preallocate(s->data_file, host, bytes, p->how, p->error) : ret;
 }
 
+/* Zeroes on the host are no zeroes once they are decrypted: there the entries say so. */
 static int co_fn link_row(Qcow2 *s, uint64_t guest, uint64_t host, uint64_t n)
 {
+    uint64_t flags = QCOW2_COPIED | (s->crypto.encrypt && !s->extended_l2 ? QCOW2_ZERO : 0);
     Qcow2Slice *slice;
     int ret = 0;
 
@@ -268,7 +291,7 @@ static int co_fn link_row(Qcow2 *s, uint64_t guest, uint64_t host, uint64_t n)
     for (uint64_t i = 0; i < n; i++) {
         uint64_t at = guest + (i << s->cluster_bits);
 
-        qcow2_l2_set(s, slice, at, (host + (i << s->cluster_bits)) | QCOW2_COPIED,
+        qcow2_l2_set(s, slice, at, (host + (i << s->cluster_bits)) | flags,
                      qcow2_l2_bitmap(s, slice, at));
     }
     qcow2_cache_put(&s->l2_cache, slice, true);
@@ -279,7 +302,8 @@ static int co_fn link_row(Qcow2 *s, uint64_t guest, uint64_t host, uint64_t n)
 static int co_fn place_row(const Preallocate *p, uint64_t guest, uint64_t n, uint64_t *ret_n)
 {
     Qcow2 *s = p->s;
-    bool fresh = true;
+    /* A raw data file has what the disk is to show; any other may have what was there before. */
+    bool fresh = s->data_file_raw || guest >= (uint64_t)block_node_size(s->data_file);
     int64_t host = guest;
     int ret;
 
@@ -335,6 +359,10 @@ int co_fn qcow2_co_preallocate(BlockNode *node, uint64_t offset, uint64_t bytes,
     if (qcow2_backing(p.s) && !p.s->extended_l2) {
         fail(error, ERR_UNSUPPORTED, "preallocation would hide the backing file of '%s'",
              block_node_filename(node));
+        return -ENOTSUP;
+    }
+    if (p.s->crypto.encrypt && p.s->header.version < 3) {
+        fail(error, ERR_UNSUPPORTED, "an encrypted image of version 2 cannot be preallocated");
         return -ENOTSUP;
     }
     ret = begin(p.s, error);

@@ -131,8 +131,6 @@ static int co_fn write_header(Change *change, GError **error)
         return ret;
     put_header(change);
     ret = qcow2_header_write(s, error);
-    if (ret == 0)
-        ret = qcow2_flush_file(s, error);
     if (ret < 0)
         s->header = old;
     return ret;
@@ -235,12 +233,6 @@ static int co_fn alone(Qcow2 *s, int co_fn (*verb)(Qcow2 *s, void *arg, GError *
     return ret;
 }
 
-/* VM state lies behind the disk, from the first L2 table's border on. */
-static uint64_t vm_state_start(const Qcow2 *s)
-{
-    return ALIGN_UP(s->header.size, 1ull << qcow2_l2_cover_bits(s));
-}
-
 /* Take. */
 
 static char *next_id(const Qcow2 *s)
@@ -307,7 +299,7 @@ static int co_fn take(Qcow2 *s, void *arg, GError **error)
     }
     qcow2_overlap_add(s, QCOW2_OL_INACTIVE_L1, old_l1, entries * sizeof(uint64_t));
     if (snapshot->vm_state_size)           /* the snapshot has it: the disk needs no copy of it */
-        qcow2_guest_discard(s, vm_state_start(s), ALIGN_UP(snapshot->vm_state_size, s->cluster_size),
+        qcow2_guest_discard(s, qcow2_vm_state_start(s), ALIGN_UP(snapshot->vm_state_size, s->cluster_size),
                             QCOW2_DISCARD_NEVER, true);
     change_clear(&change);
     return ret;
@@ -455,52 +447,4 @@ int co_fn qcow2_co_snapshot_load(BlockNode *node, const char *id_or_name, GError
     qcow2_caches_forget(s);
     qcow2_exclusive_end(s);
     return 0;
-}
-
-/* VM state. */
-
-int co_fn qcow2_co_read_vmstate(BlockNode *node, uint64_t offset, const struct iovec *iov, int iovcnt,
-                                uint64_t bytes)
-{
-    Qcow2 *s = qcow2_of(node);
-    Qcow2Ticket ticket = qcow2_enter(s);
-    int ret = qcow2_guest_read(s, vm_state_start(s) + offset, iov, iovcnt, bytes);
-
-    qcow2_leave(s, &ticket);
-    return ret;
-}
-
-static int co_fn reach(Qcow2 *s, uint64_t guest_end)
-{
-    unsigned bits = qcow2_l2_cover_bits(s);
-    uint64_t entries = (guest_end + (1ull << bits) - 1) >> bits;
-    int ret = 0;
-
-    if (entries <= s->header.l1_size)
-        return 0;
-    qcow2_exclusive_begin(s);
-    if (entries > s->header.l1_size)
-        ret = qcow2_grow_l1(s, entries, NULL);
-    qcow2_exclusive_end(s);
-    return ret;
-}
-
-int co_fn qcow2_co_write_vmstate(BlockNode *node, uint64_t offset, const struct iovec *iov,
-                                 int iovcnt, uint64_t bytes)
-{
-    Qcow2 *s = qcow2_of(node);
-    uint64_t guest = vm_state_start(s) + offset;
-    Qcow2Ticket ticket;
-    int ret = qcow2_may_write(s);
-
-    if (ret == 0 && (offset > INT64_MAX - bytes || guest > INT64_MAX - bytes))
-        ret = -EFBIG;
-    if (ret == 0)
-        ret = reach(s, guest + bytes);
-    if (ret < 0)
-        return ret;
-    ticket = qcow2_enter(s);
-    ret = qcow2_guest_write(s, guest, iov, iovcnt, bytes);
-    qcow2_leave(s, &ticket);
-    return ret;
 }

@@ -55,6 +55,12 @@ int co_fn qcow2_co_snapshot_create(BlockNode *node, BlockSnapshot *snapshot, GEr
 int co_fn qcow2_co_snapshot_goto(BlockNode *node, const char *id_or_name, GError **error);
 int co_fn qcow2_co_snapshot_delete(BlockNode *node, const char *id_or_name, GError **error);
 int co_fn qcow2_co_snapshot_load(BlockNode *node, const char *id_or_name, GError **error);
+
+/* vmstate.c.  Where VM state lies: past the end of the disk, in an L2 table of its own. */
+static inline uint64_t qcow2_vm_state_start(const Qcow2 *s)
+{
+    return ALIGN_UP(s->header.size, 1ull << qcow2_l2_cover_bits(s));
+}
 int co_fn qcow2_co_read_vmstate(BlockNode *node, uint64_t offset, const struct iovec *iov, int iovcnt,
                                 uint64_t bytes);
 int co_fn qcow2_co_write_vmstate(BlockNode *node, uint64_t offset, const struct iovec *iov,

@@ -62,6 +62,8 @@ static bool makes_hole(const Qcow2 *s, const Change *c, uint64_t entry, uint64_t
     if (entry & QCOW2_COMPRESSED || !c->unmap || !s->discard_passes[c->kind] ||
         !qcow2_entry_host(s, entry, ret_host))
         return false;
+    if (c->zero && s->data_file_raw)
+        return false;                      /* it has the zeroes that its other readers expect */
     return s->has_data_file || (c->keep_place && entry & QCOW2_COPIED);
 }
 
