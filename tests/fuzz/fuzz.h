@@ -2,6 +2,8 @@
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -21,6 +23,15 @@ static inline uint64_t take(Input *in, unsigned bytes)
     in->p += n;
     return value;
 }
+
+/* A finding: a message, and the end of the process (not by g_error, whose signal libFuzzer does not take for
+ * a finding). */
+#define fuzz_fail(...)                                                                             \
+    do {                                                                                           \
+        fprintf(stderr, "fuzz: " __VA_ARGS__);                                                     \
+        fputc('\n', stderr);                                                                       \
+        abort();                                                                                   \
+    } while (0)
 
 /*
  * At the start of an input: aborts if the process uses more than some seconds of CPU time from here

@@ -1,8 +1,9 @@
 /* Check's assertions for a program that does not run under Check: a failure aborts. */
 #pragma once
 #include <glib.h>
+#include "tests/fuzz/fuzz.h"
 
-#define ck_abort_msg(...) g_error(__VA_ARGS__)
+#define ck_abort_msg(...) fuzz_fail(__VA_ARGS__)
 #define ck_assert_msg(condition, ...)                                                              \
     do {                                                                                           \
         if (!(condition))                                                                          \
