@@ -1,0 +1,352 @@
+/*
+ * Errors below an image while it is changed as a whole: each request to the file fails in turn, once, or the
+ * disk is dead from then on; and errors at the places that blkdebug's rules name.
+ *
+ * What failed has not happened, what succeeded has; where the disk died it is one of the two.  Either
+ * way the image has no errors but leaks, and all data.
+ */
+#include "qcow2-ram.h"
+#include "block/bitmap.h"
+
+enum { DISK = 128 * 1024, LARGE = 1024 * 1024, SMALL = 64 * 1024 };
+
+static const struct Kind {
+    const char *create;
+    uint64_t ballast;                      /* bytes past DISK, so that tables are nearly full */
+    bool v2;
+} kinds[] = {
+    { "cluster-size=4096" },
+    { "cluster-size=512" },
+    { "cluster-size=16384,extended-l2=on" },
+    { "cluster-size=4096,version=v2", .v2 = true },
+    { "cluster-size=512,refcount-bits=64", 1900 * KiB },
+};
+typedef struct Kind Kind;
+
+/* What a disk shows; snapshot "a" has its first version. */
+typedef struct State {
+    uint64_t size;
+    uint8_t *bytes;                        /* owned */
+    bool a, b;                             /* snapshots */
+} State;
+
+typedef struct Image {
+    const Kind *kind;
+    uint8_t *file, *first;                 /* the prepared file; what snapshot "a" shows */
+    uint64_t file_bytes, size;
+    State before, after;
+} Image;
+
+/* ---- verbs ---- */
+
+typedef enum Verb { TAKE, GO_BACK, DELETE, GROW, SHRINK, PREALLOCATE, EMPTY, OVERWRITE, VERBS } Verb;
+
+typedef struct Call {
+    BlockUser *user;
+    Verb verb;
+    const Image *image;
+    const char *name;                      /* of a snapshot that is taken */
+    int ret;
+} Call;
+
+static int co_fn overwrite(Call *c)
+{
+    g_autofree uint8_t *data = g_malloc(SMALL);
+    int ret = 0;
+
+    memset(data, 0x99, SMALL);
+    for (unsigned i = 0; ret == 0 && i < 4; i++)
+        ret = block_co_write(c->user, i * SMALL / 4, &(struct iovec){ data, SMALL / 4 }, 1, SMALL / 4, 0);
+    return ret == 0 ? block_co_flush(c->user) : ret;
+}
+
+static int co_fn call_verb(Call *c)
+{
+    BlockNode *node = block_user_node(c->user);
+    BlockSnapshot snapshot = { .name = (char *)c->name, .icount = UINT64_MAX };
+    g_autoptr(GError) error = NULL;
+    int ret = -1;
+
+    switch (c->verb) {
+    case TAKE:
+        ret = block_co_snapshot_create(node, &snapshot, &error);
+        g_free(snapshot.id);
+        break;
+    case GO_BACK:
+        ret = block_co_snapshot_goto(node, "a", &error);
+        break;
+    case DELETE:
+        ret = block_co_snapshot_delete(node, "a", &error);
+        break;
+    case GROW:
+        ret = block_node_co_resize(node, c->image->size + LARGE, &error);
+        break;
+    case SHRINK:
+        ret = block_node_co_resize(node, SMALL, &error);
+        break;
+    case PREALLOCATE:
+        ret = block_co_preallocate(node, 0, DISK, BLOCK_PREALLOC_METADATA, &error);
+        break;
+    case EMPTY:
+        ret = block_co_make_empty(node, &error);
+        break;
+    default:
+        return overwrite(c);
+    }
+    if (ret == 0 ? error != NULL : !error || !*error->message)
+        ck_abort_msg("verb %d: %d without its error", c->verb, ret);
+    return ret;
+}
+
+static void co_fn call_co(void *opaque)
+{
+    Call *c = opaque;
+
+    c->ret = call_verb(c);
+}
+
+static int call(const Image *image, BlockUser *user, Verb verb)
+{
+    Call c = { user, verb, image, "b", -1 };
+
+    co_run_sync(call_co, &c);
+    return c.ret;
+}
+
+/* ---- images ---- */
+
+static BlockUser *open_image(TestRoot *t)
+{
+    GError *error = NULL;
+    BlockUser *user = ram_open_image(t, "", &error);
+
+    assert_no_error(error);
+    return user;
+}
+
+static void fill(BlockUser *user, uint8_t *bytes, uint64_t from, uint64_t to, unsigned version)
+{
+    for (uint64_t at = from; at < to; at += 512)
+        memset(bytes + at, 1 + (at / 512 * 7 + version * 31) % 250, MIN(512, to - at));
+    ck_assert_int_eq(test_request(user, OP_WRITE, from, bytes + from, to - from, 0), 0);
+}
+
+static void add_bitmap(const Image *image, BlockUser *user)
+{
+    BlockBitmap *bitmap;
+
+    if (image->kind->v2)
+        return;
+    bitmap = block_bitmap_new(block_user_node(user), "marks", 512, NULL);
+    block_bitmap_set_flags(bitmap, BLOCK_BITMAP_PERSISTENT, 0);
+    block_bitmap_mark(bitmap, 4096, 8192);
+}
+
+/* Something in half of the clusters, a snapshot of it, something else in a part of them, a bitmap. */
+static void prepare(Image *image, TestRoot *t, const Kind *kind)
+{
+    g_autofree char *options = NULL;
+    uint8_t *bytes;
+    BlockUser *user;
+    Call c;
+
+    *image = (Image){ .kind = kind, .size = DISK + kind->ballast };
+    bytes = g_malloc0(image->size + LARGE);
+    options = g_strdup_printf("driver=qcow2,file=mem,size=%" PRIu64 ",%s", image->size, kind->create);
+    ram_clear();
+    ram_create(t, options);
+    user = open_image(t);
+    for (uint64_t at = 0; at < DISK; at += 32 * KiB)
+        fill(user, bytes, at, at + 16 * KiB, 1);
+    if (kind->ballast)
+        fill(user, bytes, DISK, image->size, 1);
+    image->first = g_memdup2(bytes, image->size);
+    c = (Call){ user, TAKE, image, "a", -1 };
+    co_run_sync(call_co, &c);
+    ck_assert_int_eq(c.ret, 0);
+    fill(user, bytes, 8 * KiB, 40 * KiB, 2);
+    add_bitmap(image, user);
+    qcow2_close_user(t, user);
+    image->file_bytes = ram.disks[0].size;
+    image->file = g_memdup2(ram.disks[0].data, image->file_bytes);
+    image->before = (State){ image->size, bytes, true, false };
+}
+
+static void image_free(Image *image)
+{
+    g_free(image->file);
+    g_free(image->first);
+    g_free(image->before.bytes);
+    g_free(image->after.bytes);
+}
+
+static void restore(const Image *image)
+{
+    ram_clear();
+    memcpy(ram.disks[0].data, image->file, image->file_bytes);
+    ram.disks[0].size = image->file_bytes;
+}
+
+static State state_after(const Image *image, Verb verb)
+{
+    State after = image->before;
+
+    after.bytes = g_memdup2(image->before.bytes, image->size + LARGE);
+    after.b = verb == TAKE;
+    after.a = verb != DELETE;
+    if (verb == GO_BACK)
+        memcpy(after.bytes, image->first, image->size);
+    if (verb == GROW)
+        after.size += LARGE;
+    if (verb == SHRINK)
+        after.size = SMALL;
+    if (verb == EMPTY)
+        memset(after.bytes, 0, after.size);
+    if (verb == OVERWRITE)
+        memset(after.bytes, 0x99, SMALL);
+    return after;
+}
+
+/* ---- what must be ---- */
+
+static bool has_snapshot(BlockNode *node, const char *name)
+{
+    g_autoptr(GPtrArray) list = block_snapshots(node);
+
+    for (unsigned i = 0; i < list->len; i++)
+        if (!strcmp(((BlockSnapshot *)list->pdata[i])->name, name))
+            return true;
+    return false;
+}
+
+static bool shows(BlockUser *user, const State *state)
+{
+    BlockNode *node = block_user_node(user);
+    g_autofree uint8_t *data = g_malloc(state->size);
+
+    if ((uint64_t)block_node_size(node) != state->size || has_snapshot(node, "a") != state->a ||
+        has_snapshot(node, "b") != state->b)
+        return false;
+    ck_assert_int_eq(test_request(user, OP_READ, 0, data, state->size, 0), 0);
+    return !memcmp(data, state->bytes, state->size);
+}
+
+/* The snapshot is what it was when it was taken. */
+static void assert_first(const Image *image, BlockUser *user)
+{
+    g_autofree uint8_t *data = g_malloc(image->size);
+
+    ck_assert_int_eq(call(image, user, GO_BACK), 0);
+    ck_assert_int_eq(block_node_size(block_user_node(user)), image->size);
+    ck_assert_int_eq(test_request(user, OP_READ, 0, data, image->size, 0), 0);
+    ck_assert(!memcmp(data, image->first, image->size));
+}
+
+typedef enum Done { NOT_DONE, DONE, ONE_OF_BOTH, PARTLY } Done;
+
+static void assert_state(const Image *image, TestRoot *t, Done done, unsigned at)
+{
+    BlockUser *user = open_image(t);
+    BlockCheck check = ram_check(block_user_node(user), BLOCK_FIX_LEAKS);
+    bool before, after;
+
+    if (check.corruptions || check.leaks || check.check_errors)
+        ck_abort_msg("request %u: %" PRIu64 " corruptions, %" PRIu64 " leaks", at, check.corruptions,
+                     check.leaks);
+    before = shows(user, &image->before);
+    after = shows(user, &image->after);
+    if ((done == NOT_DONE && !before) || (done == DONE && !after) ||
+        (done == ONE_OF_BOTH && !before && !after))
+        ck_abort_msg("request %u: done %d, but it is before %d, after %d", at, done, before, after);
+    if (has_snapshot(block_user_node(user), "a"))
+        assert_first(image, user);
+    qcow2_close_user(t, user);
+}
+
+/* Writes that failed may have been made, and so may a part of what is several steps. */
+static Done outcome(Verb verb, int ret, bool dead)
+{
+    bool in_steps = verb == OVERWRITE || verb == EMPTY || verb == SHRINK;
+
+    if (ret == 0 && !dead)
+        return DONE;
+    return in_steps ? PARTLY : dead ? ONE_OF_BOTH : NOT_DONE;
+}
+
+/* Returns whether there were so many requests. */
+static bool fail_once(const Image *image, Verb verb, unsigned at, bool dead)
+{
+    TestRoot t = test_root();
+    BlockUser *user;
+    bool fired;
+    int ret;
+
+    restore(image);
+    user = open_image(&t);
+    ram.requests = 0;
+    ram.fail_at = at;
+    ram.fail_with = at % 2 ? EIO : ENOSPC;
+    ram.dead = dead;
+    ret = call(image, user, verb);
+    fired = ram.requests >= at;
+    if (ret < 0 && !fired)
+        ck_abort_msg("verb %d fails: %d", verb, ret);
+    qcow2_close_user(&t, user);
+    ram.fail_at = 0;
+    ram.dead = false;
+    assert_state(image, &t, outcome(verb, ret, dead && fired), at);
+    test_root_free(&t);
+    return fired;
+}
+
+static bool fits(const Kind *kind, Verb verb)
+{
+    return !(kind->v2 && (verb == GROW || verb == SHRINK));   /* not with snapshots */
+}
+
+static unsigned fail_each(const Kind *kind, Verb verb, bool dead)
+{
+    TestRoot t = test_root();
+    unsigned at = 1;
+    Image image;
+
+    prepare(&image, &t, kind);
+    test_root_free(&t);
+    image.after = state_after(&image, verb);
+    while (at < 3000 && fail_once(&image, verb, at, dead))
+        at += kind->ballast && at > 40 ? 7 : 1;
+    image_free(&image);
+    return at;
+}
+
+START_TEST(each_request_fails_once)
+{
+    const Kind *kind = &kinds[_i / VERBS];
+    Verb verb = _i % VERBS;
+
+    if (fits(kind, verb))
+        ck_assert_uint_gt(fail_each(kind, verb, false), 3);
+}
+END_TEST
+
+START_TEST(the_disk_dies_at_each_request)
+{
+    const Kind *kind = &kinds[_i / VERBS];
+    Verb verb = _i % VERBS;
+
+    if (fits(kind, verb))
+        ck_assert_uint_gt(fail_each(kind, verb, true), 3);
+}
+END_TEST
+
+static void add_tests(TCase *tc)
+{
+    tcase_set_timeout(tc, 120);
+    tcase_add_loop_test(tc, each_request_fails_once, 0, VERBS * G_N_ELEMENTS(kinds));
+    tcase_add_loop_test(tc, the_disk_dies_at_each_request, 0, VERBS * G_N_ELEMENTS(kinds));
+}
+
+int main(void)
+{
+    return run_block_tests("qcow2-errors", add_tests);
+}
