@@ -91,7 +91,9 @@ bool qcow2_journal_next(const Qcow2 *s, uint64_t from, uint64_t *ret_offset, uin
 {
     const Qcow2Journal *j = s->journal;
 
-    for (uint64_t i = from >> j->region_bits; i < j->regions; i++) {
+    /* Where the disk's last region ends is no region's start. */
+    for (uint64_t i = ALIGN_UP(from, 1ull << j->region_bits) >> j->region_bits;
+         i < j->regions && i << j->region_bits < s->header.size; i++) {
         if (!is_marked(j->covered, i))
             continue;
         *ret_offset = i << j->region_bits;

@@ -33,7 +33,7 @@ struct Qcow2Journal {
 void qcow2_journal_open(Qcow2 *s);
 /* Whether entry @index of the directory was sound when the journal was begun. */
 bool qcow2_journal_knows(const Qcow2 *s, unsigned index);
-/* The first marked region at or after disk offset @from; false: none. */
+/* The first marked region that begins at or after disk offset @from; false: none. */
 bool qcow2_journal_next(const Qcow2 *s, uint64_t from, uint64_t *ret_offset, uint64_t *ret_bytes);
 void qcow2_journal_free(Qcow2 *s);         /* in memory only */
 
