@@ -151,3 +151,24 @@ void ram_replay_cut(const RamReplay *r, GRand *rand)
     }
     keep_some(r, rand);
 }
+
+/* ---- watching ---- */
+
+static RamReplay *watched;
+
+void ram_watch(void)
+{
+    g_clear_pointer(&watched, ram_replay_free);
+    ram_log_start();
+    watched = ram_replay_new();
+}
+
+void ram_power_cut(GRand *rand)
+{
+    while (ram_replay_step(watched))
+        continue;
+    ram_replay_cut(watched, rand);
+    ram.fail_at = 0;
+    ram.dead = false;
+    ram_watch();
+}

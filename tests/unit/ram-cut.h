@@ -24,3 +24,8 @@ void ram_replay_free(RamReplay *r);
 const RamEntry *ram_replay_step(RamReplay *r);
 /* The power goes: the disks of `ram` are what is left.  The replay can go on. */
 void ram_replay_cut(const RamReplay *r, GRand *rand);
+
+/* For those who cut where they are: all that happens from ram_watch on may be cut off by ram_power_cut, which
+ * also ends all failures and begins to watch anew. */
+void ram_watch(void);
+void ram_power_cut(GRand *rand);

@@ -3,6 +3,7 @@
  * when a bitmap was made or cleared is dirty in it, and the bitmap can be used.
  */
 #include "qcow2-ram.h"
+#include "tests/unit/ram-cut.h"
 #include "block/bitmap.h"
 #include "block/transaction.h"
 
@@ -192,9 +193,7 @@ static void cut_init(Cut *c, unsigned kind, uint64_t seed)
     c->before = g_malloc0(c->size);
     ram_clear();
     ram_create(&c->t, options);
-    memcpy(ram.stable, ram.data, ram.size);
-    ram.stable_size = ram.size;
-    memset(ram.volatile_sectors, 0, sizeof(ram.volatile_sectors));
+    ram_watch();
     open_again(c);
     writes(c);
     note_disk(c);

@@ -103,20 +103,20 @@ static json_object *act_for(json_object *plan, const char *kind, uint64_t cluste
 
 static uint8_t *count_of(uint64_t cluster, uint64_t size)
 {
-    uint64_t block = ld_be64(ram.data + ld_be64(ram.data + 48) + cluster / (size / 2) * 8);
+    uint64_t block = ld_be64(ram.disks[0].data + ld_be64(ram.disks[0].data + 48) + cluster / (size / 2) * 8);
 
-    return block ? ram.data + block + cluster % (size / 2) * 2 : NULL;
+    return block ? ram.disks[0].data + block + cluster % (size / 2) * 2 : NULL;
 }
 
 static uint64_t cluster_bytes(void)
 {
-    return 1ull << ld_be32(ram.data + 20);
+    return 1ull << ld_be32(ram.disks[0].data + 20);
 }
 
 /* A cluster whose count is @value, at random; its count becomes @to. */
 static uint64_t plant(GRand *rand, unsigned value, unsigned to)
 {
-    uint64_t size = cluster_bytes(), n = ram.size / size, cluster;
+    uint64_t size = cluster_bytes(), n = ram.disks[0].size / size, cluster;
     uint8_t *count;
 
     do {
@@ -130,15 +130,15 @@ static uint64_t plant(GRand *rand, unsigned value, unsigned to)
 /* Clears the flag of the first entry that has one; the host cluster. */
 static uint64_t plant_flag(void)
 {
-    uint64_t table = ld_be64(ram.data + ld_be64(ram.data + 40)) & 0x00fffffffffffe00ull;
-    uint64_t extended = ld_be64(ram.data + 72) >> 4 & 1, step = extended ? 16 : 8;
+    uint64_t table = ld_be64(ram.disks[0].data + ld_be64(ram.disks[0].data + 40)) & 0x00fffffffffffe00ull;
+    uint64_t extended = ld_be64(ram.disks[0].data + 72) >> 4 & 1, step = extended ? 16 : 8;
 
     for (uint64_t at = table; table && at < table + cluster_bytes(); at += step) {
-        uint64_t entry = ld_be64(ram.data + at);
+        uint64_t entry = ld_be64(ram.disks[0].data + at);
 
         if (!(entry >> 63) || entry >> 62 & 1 || !(entry & 0x00fffffffffffe00ull))
             continue;
-        st_be64(ram.data + at, entry & ~(1ull << 63));
+        st_be64(ram.disks[0].data + at, entry & ~(1ull << 63));
         return entry & 0x00fffffffffffe00ull;
     }
     return 0;
@@ -272,7 +272,7 @@ static void under_a_guest_once(const Kind *kind, unsigned seed)
     guest_free(g);
     close_node(&t);
     /* The file's end has room for what is planted. */
-    ram.size += 8 * cluster_bytes();
+    ram.disks[0].size += 8 * cluster_bytes();
     for (unsigned i = 0; i < G_N_ELEMENTS(leaks); i++)
         leaks[i] = plant(rand, 0, 1);
     high = plant(rand, 1, 2);
@@ -368,7 +368,7 @@ START_TEST(a_plan_that_does_not_fit_is_refused)
 
     guest_free(g);
     close_node(&t);
-    ram.size += 8 * cluster_bytes();
+    ram.disks[0].size += 8 * cluster_bytes();
     plant(rand, 0, 1);
     g = guest_new(open_node(&t), 3);
     memcpy(g->disk, disk, g->size);
@@ -409,8 +409,8 @@ START_TEST(wrong_entries_are_told_with_their_place)
 
     guest_free(g);
     close_node(&t);
-    table = ld_be64(ram.data + ld_be64(ram.data + 40)) & 0x00fffffffffffe00ull;
-    st_be64(ram.data + table + 8 * 3, 1ull << 63 | (table + 512));
+    table = ld_be64(ram.disks[0].data + ld_be64(ram.disks[0].data + 40)) & 0x00fffffffffffe00ull;
+    st_be64(ram.disks[0].data + table + 8 * 3, 1ull << 63 | (table + 512));
     g = guest_new(open_node(&t), 5);
     s = scrub(&run, block_user_node(g->user), NULL);
     ck_assert_uint_ge(s->errors, 1);
