@@ -6,6 +6,7 @@
 #include "block/bitmap.h"
 #include "block/chain.h"
 #include "block/jobs/backing.h"
+#include "block/jobs/mirror.h"
 
 enum { SIZE = 24 * 65536 + 4096 * 5 };
 
@@ -211,6 +212,132 @@ START_TEST(transactions_are_taken_back)
 }
 END_TEST
 
+static int byte_at(BlockNode *node, uint64_t offset)
+{
+    BlockUser *user = block_user_new(node, "the test", BLOCK_PERM_READ, BLOCK_PERM_ALL, NULL);
+    uint8_t byte = 0;
+
+    ck_assert_int_eq(test_request(user, OP_READ, offset, &byte, 1, 0), 0);
+    block_user_free(user);
+    return byte;
+}
+
+/* Only what the image itself has, and all of that. */
+START_TEST(copies_the_top)
+{
+    bool backup = _i;
+    GError *error = NULL;
+    TestRoot t = test_root();
+    Guest *g = guest_new(new_image(&t, "a"), 1);
+    BlockNode *copy;
+    Events e;
+
+    events_on(&e, &t);
+    guest_fill(g, 0, SIZE / 512 * 512, 11);
+    snapshot(&t, "a", "b");
+    guest_fill(g, 3 * 65536, 65536, 33);
+    copy = new_image(&t, "t");
+    if (backup) {
+        act(&t, NULL, "blockdev-backup", "device=b,target=t,sync=top,job-id=j");
+    } else {
+        ck_assert(start(&t, block_mirror, &error, "device=b,target=t,sync=top,job-id=j"));
+        wait_event(&e, "JOB_STATUS_CHANGE j ready");
+        ck_assert(block_job_cancel(block_job_find(t.graph, "j"), false, &error));
+    }
+    wait_event(&e, "JOB_STATUS_CHANGE j null");
+    ck_assert(seen(&e, "BLOCK_JOB_COMPLETED j "));
+    ck_assert_int_eq(byte_at(copy, 3 * 65536), 33);
+    ck_assert_int_eq(byte_at(copy, 4 * 65536 - 1), 33);
+    ck_assert_int_eq(byte_at(copy, 3 * 65536 - 1), 0);
+    ck_assert_int_eq(byte_at(copy, 4 * 65536), 0);
+    ck_assert(block_node_set_child(copy, "backing", block_node_find(t.graph, "a"), &error));
+    check_disk(copy, g->disk, "the copy on the same base");
+    events_off(&e);
+    guest_free(g);
+    test_root_free(&t);
+}
+END_TEST
+
+/* A shallow copy: the target stands on the source's own base, and takes the source's place; with
+ * "replaces" that of a node above it. */
+START_TEST(pivots_to_a_shallow_copy)
+{
+    const char *replaces = _i % 2 ? ",replaces=f" : "";
+    g_autofree char *text = g_strdup_printf("device=c,target=t,sync=top,job-id=j,copy-mode=%s%s",
+                                            _i % 4 < 2 ? "background" : "write-blocking", replaces);
+    g_autoptr(json_object) filter = options_parse("driver=raw,node-name=f", NULL, NULL);
+    BlockNode *above = NULL;
+    GError *error = NULL;
+    TestRoot t;
+    Events e;
+
+    sched_seed(_i + 1);
+    t = test_root();
+    Guest *g = make_chain(&t, _i);
+
+    events_on(&e, &t);
+    if (*replaces) {
+        BlockQuiesce *quiesce = block_quiesce(t.graph, NULL, NULL);
+
+        above = block_node_insert_filter(block_node_find(t.graph, "c"), filter, NULL, &error);
+        block_resume(quiesce);
+        assert_no_error(error);
+    }
+    ck_assert(block_node_set_child(new_image(&t, "t"), "backing", block_node_find(t.graph, "b"), &error));
+    ck_assert_msg(start(&t, block_mirror, &error, text), "%s", error ? error->message : "");
+    wait_event(&e, "JOB_STATUS_CHANGE j ready");
+    guest_writes(g, 10);
+    ck_assert(block_job_complete(block_job_find(t.graph, "j"), &error));
+    wait_event(&e, "JOB_STATUS_CHANGE j null");
+    ck_assert(seen(&e, "BLOCK_JOB_COMPLETED j "));
+    ck_assert_str_eq(block_node_name(block_user_node(g->user)), "t");
+    check_chain(&t, "t", "b");
+    block_node_put(above);
+    delete_node(&t, "c");
+    guest_writes(g, 10);
+    guest_stop(g);
+    check_disk(block_user_node(g->user), g->disk, "the disk");
+    events_off(&e);
+    guest_free(g);
+    test_root_free(&t);
+    sched_off();
+}
+END_TEST
+
+static const char *backing_name(BlockNode *node, char **ret)
+{
+    g_autoptr(json_object) info = block_node_image_info(node, NULL);
+
+    *ret = g_strdup(json_object_get_string(json_object_object_get(info, "backing-filename")));
+    return *ret;
+}
+
+/* Of any image of the chain, also of one that nobody writes to. */
+START_TEST(changes_the_name_of_a_backing_file)
+{
+    g_autofree char *of_b = NULL, *of_c = NULL;
+    GError *error = NULL;
+    TestRoot t = test_root();
+    Guest *g = make_chain(&t, 1);
+
+    ck_assert(start(&t, block_change_backing_file, &error, "device=c,image-node-name=b,backing-file=/x/a"));
+    ck_assert(start(&t, block_change_backing_file, &error, "device=c,image-node-name=c,backing-file=b.img"));
+    assert_no_error(error);
+    ck_assert_str_eq(backing_name(block_node_find(t.graph, "b"), &of_b), "/x/a");
+    ck_assert_str_eq(backing_name(block_node_find(t.graph, "c"), &of_c), "b.img");
+    check_chain(&t, "c", "b");
+    ck_assert(!start(&t, block_change_backing_file, &error, "device=c,image-node-name=a,backing-file=x"));
+    assert_error(&error, "image without a backing file");
+    ck_assert(!start(&t, block_change_backing_file, &error, "device=b,image-node-name=c,backing-file=x"));
+    assert_error(&error, "not in this backing file chain");
+    guest_writes(g, 10);
+    guest_stop(g);
+    check_disk(block_user_node(g->user), g->disk, "the disk");
+    guest_free(g);
+    test_root_free(&t);
+}
+END_TEST
+
 START_TEST(reopens)
 {
     TestRoot t = test_root();
@@ -246,6 +373,9 @@ int main(void)
     tcase_set_timeout(tc, 120);
     tcase_add_test(tc, transactions_are_taken_back);
     tcase_add_test(tc, reopens);
+    tcase_add_loop_test(tc, copies_the_top, 0, 2);
+    tcase_add_test(tc, changes_the_name_of_a_backing_file);
+    tcase_add_loop_test(tc, pivots_to_a_shallow_copy, 0, seeds());
     tcase_add_loop_test(tc, commits_the_middle, 0, seeds());
     tcase_add_loop_test(tc, commits_the_active, 0, seeds());
     tcase_add_loop_test(tc, streams, 0, seeds());

@@ -144,6 +144,53 @@ START_TEST(fleecing)
 }
 END_TEST
 
+/* The copy fails: the guest's write does, or the frozen disk is lost. */
+START_TEST(copy_before_write_fails)
+{
+    bool break_snapshot = _i;
+    g_autofree char *path = test_file("t.img", SIZE);
+    g_autofree char *text = g_strdup_printf("driver=copy-before-write,node-name=cbw,target=t,on-cbw-error=%s",
+                                            break_snapshot ? "break-snapshot" : "break-guest-write");
+    g_autoptr(json_object) options = options_parse(text, NULL, NULL);
+    g_autofree uint8_t *buffer = g_malloc0(65536), *then = NULL;
+    TestRoot t = test_root();
+    GError *error = NULL;
+    BlockNode *source = open_raw(&t, "s"), *filter, *view;
+    Guest *g = guest_new(source, 1);
+    BlockUser *reader;
+
+    test_open(t.graph, &error, "blkdebug,node-name=t,inject-error.0.event=none,inject-error.0.iotype=write,"
+              "inject-error.0.errno=28,inject-error.0.sector=128,image.driver=file,image.filename=%s", path);
+    assert_no_error(error);
+    guest_fill(g, 0, SIZE / 512 * 512, 7);
+    then = g_memdup2(g->disk, g->size);
+    filter = block_node_insert_filter(source, options, NULL, &error);
+    assert_no_error(error);
+    view = test_open(t.graph, &error, "snapshot-access,node-name=view,file=cbw");
+    assert_no_error(error);
+    memset(buffer, 9, 65536);
+    ck_assert_int_eq(test_request(g->user, OP_WRITE, 0, buffer, 512, 0), 0);
+    check_disk(view, then, "the view");
+    ck_assert_int_eq(test_request(g->user, OP_WRITE, 65536 + 512, buffer, 512, 0),
+                     break_snapshot ? 0 : -ENOSPC);
+    ck_assert_int_eq(test_request(g->user, OP_READ, 65536 + 512, buffer, 1, 0), 0);
+    ck_assert_int_eq(buffer[0], break_snapshot ? 9 : 7);
+    if (break_snapshot) {
+        reader = block_user_new(view, "a reader", BLOCK_PERM_READ, BLOCK_PERM_ALL, &error);
+        ck_assert_int_eq(test_request(reader, OP_READ, 0, buffer, 512, 0), -EACCES);
+        ck_assert_int_eq(test_request(g->user, OP_WRITE, 65536, buffer, 65536, 0), 0);
+        block_user_free(reader);
+    } else {
+        check_disk(view, then, "the view");
+    }
+    ck_assert(block_node_delete(t.graph, "view", &error));
+    ck_assert(block_node_remove_filter(filter, &error));
+    block_node_put(filter);
+    guest_free(g);
+    test_root_free(&t);
+}
+END_TEST
+
 static bool start_mirror(TestRoot *t, GError **error, const char *text)
 {
     g_autoptr(json_object) data = options_parse(text, NULL, NULL);
@@ -224,6 +271,7 @@ int main(void)
     tcase_add_loop_test(tc, full_backup, 0, seeds());
     tcase_add_loop_test(tc, incremental_backup, 0, seeds());
     tcase_add_loop_test(tc, fleecing, 0, seeds());
+    tcase_add_loop_test(tc, copy_before_write_fails, 0, 2);
     tcase_add_loop_test(tc, mirror, 0, 2 * seeds());
     suite_add_tcase(suite, tc);
     runner = srunner_create(suite);
