@@ -17,7 +17,7 @@ import time
 
 import nbd
 
-from nbdcase import VIREO, VIREO_IMG, VIREO_NBD, TIMEOUT, Case, MiB, can_connect, main, run, until
+from nbdcase import VIREO, VIREO_IMG, VIREO_NBD, TIMEOUT, Case, MiB, Monitored, can_connect, main, run, until
 
 
 class Server(Case):
@@ -695,49 +695,18 @@ class Tls(Case):
                 self.assertEqual(bytes(h.pread(3, MiB - 1)), b"\0xx")
 
 
-class Qmp(Case):
+class Qmp(Monitored):
     """The server inside the machine."""
 
     def setUp(self):
         super().setUp()
-        self.qmp = self.path("qmp")
-        self.daemon(VIREO, "-machine", "none", "-object", "iothread,id=io0", "-qmp",
-                    "unix:%s,server=on,wait=off" % self.qmp, ready=self.qmp)
-        self.monitor = socket.socket(socket.AF_UNIX)
-        until(lambda: self.monitor.connect_ex(self.qmp) == 0, "the monitor")
-        self.addCleanup(self.monitor.close)
-        self.lines = self.monitor.makefile("r")
-        self.addCleanup(self.lines.close)
-        self.events = []
-        json.loads(self.lines.readline())
-        self.call("qmp_capabilities")
-        self.sock = self.path("nbd")
         self.call("blockdev-add", {"driver": "raw", "node-name": "disk",
                                    "file": {"driver": "file", "filename": self.image()}})
-
-    def answer(self, command, arguments=None):
-        self.monitor.sendall(json.dumps({"execute": command, "arguments": arguments or {}}).encode())
-        while True:
-            reply = json.loads(self.lines.readline())
-            if "event" not in reply:
-                return reply
-            self.events.append(reply)
-
-    def call(self, command, arguments=None):
-        reply = self.answer(command, arguments)
-        self.assertIn("return", reply, (command, reply))
-        return reply["return"]
-
-    def refused(self, command, arguments, words):
-        self.assertIn(words, self.answer(command, arguments)["error"]["desc"])
 
     def remove(self, command, arguments):
         """The server needs a moment to see that a client has gone."""
         until(lambda: "return" in self.answer(command, arguments), command)
         until(lambda: not self.call("query-block-exports"), "the export goes")
-
-    def start(self):
-        self.call("nbd-server-start", {"addr": {"type": "unix", "data": {"path": self.sock}}})
 
     def test_life(self):
         export = {"type": "nbd", "id": "e0", "node-name": "disk", "name": "x", "writable": True,

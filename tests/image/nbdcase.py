@@ -1,5 +1,6 @@
 """What the tests of NBD share: servers and clients that are gone at the end of a test."""
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -95,6 +96,55 @@ class Case(unittest.TestCase):
         h.connect_uri(uri)
         yield h
         h.shutdown()
+
+
+class Monitored(Case):
+    """A machine without devices, its monitor, and its NBD server's socket."""
+
+    def setUp(self):
+        super().setUp()
+        qmp = self.path("qmp")
+        self.daemon(VIREO, "-machine", "none", "-object", "iothread,id=io0", "-qmp",
+                    "unix:%s,server=on,wait=off" % qmp, ready=qmp)
+        self.monitor = socket.socket(socket.AF_UNIX)
+        until(lambda: self.monitor.connect_ex(qmp) == 0, "the monitor")
+        self.addCleanup(self.monitor.close)
+        self.monitor.settimeout(TIMEOUT)
+        self.lines = self.monitor.makefile("r")
+        self.addCleanup(self.lines.close)
+        self.events = []
+        json.loads(self.lines.readline())
+        self.call("qmp_capabilities")
+        self.sock = self.path("nbd")
+
+    def answer(self, command, arguments=None):
+        self.monitor.sendall(json.dumps({"execute": command, "arguments": arguments or {}}).encode())
+        while True:
+            reply = json.loads(self.lines.readline())
+            if "event" not in reply:
+                return reply
+            self.events.append(reply)
+
+    def call(self, command, arguments=None):
+        reply = self.answer(command, arguments)
+        self.assertIn("return", reply, (command, reply))
+        return reply["return"]
+
+    def refused(self, command, arguments, words):
+        self.assertIn(words, self.answer(command, arguments)["error"]["desc"])
+
+    def job_is(self, job, *states):
+        """Wait until the job's state has been one of these -> which."""
+        while True:
+            for event in self.events:
+                if event["event"] == "JOB_STATUS_CHANGE" and event["data"]["id"] == job and \
+                        event["data"]["status"] in states:
+                    self.events.remove(event)
+                    return event["data"]["status"]
+            self.events.append(json.loads(self.lines.readline()))
+
+    def start(self):
+        self.call("nbd-server-start", {"addr": {"type": "unix", "data": {"path": self.sock}}})
 
 
 def main():
