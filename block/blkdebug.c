@@ -382,17 +382,26 @@ static int co_fn blkdebug_co_read(BlockNode *node, uint64_t offset, const struct
 static int co_fn blkdebug_co_write(BlockNode *node, uint64_t offset, const struct iovec *iov,
                                    int iovcnt, uint64_t bytes, unsigned flags)
 {
-    int ret = check(node, IO_WRITE, offset, bytes);
+    int ret;
 
-    return ret < 0 ? ret
-                   : block_node_co_write(block_node_file(node), offset, iov, iovcnt, bytes, flags);
+    block_debug_event(node, "pwritev");
+    ret = check(node, IO_WRITE, offset, bytes);
+    if (ret == 0)
+        ret = block_node_co_write(block_node_file(node), offset, iov, iovcnt, bytes, flags);
+    block_debug_event(node, "pwritev_done");
+    return ret;
 }
 
 static int co_fn blkdebug_co_zero(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags)
 {
-    int ret = check(node, IO_ZERO, offset, bytes);
+    int ret;
 
-    return ret < 0 ? ret : block_node_co_zero(block_node_file(node), offset, bytes, flags);
+    block_debug_event(node, "pwritev_zero");
+    ret = check(node, IO_ZERO, offset, bytes);
+    if (ret == 0)
+        ret = block_node_co_zero(block_node_file(node), offset, bytes, flags);
+    block_debug_event(node, "pwritev_done");
+    return ret;
 }
 
 static int co_fn blkdebug_co_discard(BlockNode *node, uint64_t offset, uint64_t bytes)

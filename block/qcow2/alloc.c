@@ -72,6 +72,7 @@ int64_t co_fn qcow2_alloc_run(Qcow2 *s, uint64_t want, uint64_t *ret_n, bool *re
 {
     int64_t offset;
 
+    block_debug_event(s->file, "cluster_alloc");
     co_mutex_lock(&s->alloc_lock);
     offset = alloc_run(s, want, ret_n, ret_fresh);
     co_mutex_unlock(&s->alloc_lock);
@@ -108,6 +109,7 @@ int64_t co_fn qcow2_alloc_clusters(Qcow2 *s, uint64_t n, GError **error)
 {
     int64_t offset;
 
+    block_debug_event(s->file, "cluster_alloc");
     co_mutex_lock(&s->alloc_lock);
     offset = alloc_exactly(s, n, error);
     co_mutex_unlock(&s->alloc_lock);
@@ -157,6 +159,7 @@ int64_t co_fn qcow2_alloc_bytes(Qcow2 *s, uint64_t bytes)
 {
     int64_t offset;
 
+    block_debug_event(s->file, "cluster_alloc_bytes");
     co_mutex_lock(&s->alloc_lock);
     offset = alloc_bytes(s, bytes);
     co_mutex_unlock(&s->alloc_lock);
@@ -165,6 +168,7 @@ int64_t co_fn qcow2_alloc_bytes(Qcow2 *s, uint64_t bytes)
 
 void co_fn qcow2_free_now(Qcow2 *s, uint64_t offset, uint64_t bytes)
 {
+    block_debug_event(s->file, "cluster_free");
     co_mutex_lock(&s->alloc_lock);
     qcow2_refcount_add(s, offset, bytes, -1, NULL);
     co_mutex_unlock(&s->alloc_lock);

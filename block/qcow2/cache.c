@@ -145,8 +145,10 @@ static int co_fn load(Qcow2Cache *cache, uint64_t offset, uint8_t **ret_data)
 {
     uint64_t bytes = 1ull << cache->slice_bits;
     uint8_t *data = qcow2_memory(cache->s, bytes);
-    int ret = data ? qcow2_meta_read(cache->s, offset, data, bytes, cache->what, NULL) : -ENOMEM;
+    int ret;
 
+    block_debug_event(cache->s->file, cache == &cache->s->l2_cache ? "l2_load" : "refblock_load");
+    ret = data ? qcow2_meta_read(cache->s, offset, data, bytes, cache->what, NULL) : -ENOMEM;
     if (ret < 0) {
         free(data);
         return ret;

@@ -69,9 +69,13 @@ static unsigned row_length(GArray *copies, unsigned first)
     return n;
 }
 
-static int co_fn write_copies(Qcow2 *s, GArray *copies, const char *what, unsigned own)
+static int co_fn write_copies(Qcow2 *s, GArray *copies, const char *what, unsigned own,
+                              const char *event)
 {
     Qcow2Group group = { .max = WRITES_AT_ONCE };
+
+    if (copies->len)
+        block_debug_event(s->file, event);
 
     for (unsigned i = 0, n; i < copies->len; i += n) {
         CopyWrite *w = g_new(CopyWrite, 1);
@@ -200,12 +204,14 @@ static int co_fn write_refcounts(Qcow2 *s)
 {
     GArray *table = copy_table(s, false);
     GArray *blocks = qcow2_cache_copy_dirty(&s->refcount_cache);
-    int ret = write_copies(s, blocks, "refcount block", QCOW2_OL_REFCOUNT_BLOCK);
+    int ret = write_copies(s, blocks, "refcount block", QCOW2_OL_REFCOUNT_BLOCK,
+                           "refblock_update_part");
 
     if (ret == 0 && table->len)
         ret = qcow2_flush_file(s, NULL);
     if (ret == 0)
-        ret = write_copies(s, table, "refcount table", QCOW2_OL_REFCOUNT_TABLE);
+        ret = write_copies(s, table, "refcount table", QCOW2_OL_REFCOUNT_TABLE,
+                           "refblock_alloc_hookup");
     if (ret == 0)
         ret = qcow2_flush_file(s, NULL);
     if (ret < 0) {
@@ -235,10 +241,10 @@ static int co_fn flush_data(Qcow2 *s)
 /* Step 3 and 4. */
 static int co_fn write_mappings(Qcow2 *s, GArray *l2, GArray *l1)
 {
-    int ret = write_copies(s, l2, "L2 table", QCOW2_OL_ACTIVE_L2);
+    int ret = write_copies(s, l2, "L2 table", QCOW2_OL_ACTIVE_L2, "l2_update");
 
     if (ret == 0)
-        ret = write_copies(s, l1, "L1 table", QCOW2_OL_ACTIVE_L1);
+        ret = write_copies(s, l1, "L1 table", QCOW2_OL_ACTIVE_L1, "l1_update");
     if (ret == 0 && (l2->len || l1->len))
         ret = qcow2_flush_file(s, NULL);
     if (ret < 0) {

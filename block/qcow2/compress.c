@@ -106,8 +106,10 @@ static int co_fn unpack(Qcow2 *s, uint64_t offset, uint64_t bytes, uint8_t *pack
 {
     PackCall call = { s->header.compression_type == QCOW2_COMPRESSION_ZSTD, packed, bytes, cluster,
                       s->cluster_size };
-    int ret = qcow2_data_read(s, offset, &(struct iovec){ packed, bytes }, 1, bytes);
+    int ret;
 
+    block_debug_event(s->file, "read_compressed");
+    ret = qcow2_data_read(s, offset, &(struct iovec){ packed, bytes }, 1, bytes);
     return ret == 0 ? co_worker_call(do_unpack, &call) : ret;
 }
 
@@ -145,6 +147,7 @@ static int co_fn link_compressed(Qcow2 *s, uint64_t guest, uint64_t entry)
     uint64_t old;
     int ret = 0;
 
+    block_debug_event(s->file, "l2_update_compressed");
     slice = qcow2_l2_for_write(s, guest, &ret);
     if (!slice)
         return ret;
@@ -167,6 +170,7 @@ static int co_fn store(Qcow2 *s, uint64_t guest, uint8_t *packed, uint64_t bytes
     offset = qcow2_alloc_bytes(s, bytes);
     if (offset < 0)
         return offset;
+    block_debug_event(s->file, "write_compressed");
     ret = qcow2_data_write(s, offset, &(struct iovec){ packed, bytes }, 1, bytes, 0);
     if (ret == 0)
         ret = link_compressed(s, guest, make_entry(s, offset, bytes));

@@ -217,6 +217,7 @@ static int co_fn prepare_filling(Qcow2 *s, const Alloc *a, uint64_t guest, uint6
     f->buffer = qcow2_memory(s, bytes);
     if (!f->buffer)
         return -ENOMEM;
+    block_debug_event(s->file, "cow_read");
     return qcow2_guest_read(s, guest, &(struct iovec){ f->buffer, bytes }, 1, bytes);
 }
 
@@ -270,6 +271,8 @@ static int co_fn write_with_fillings(Qcow2 *s, const Alloc *a, const struct iove
         all[n++] = (struct iovec){ fill[1].buffer, fill[1].bytes };
         length += fill[1].bytes;
     }
+    if (fill[0].buffer || fill[1].buffer)
+        block_debug_event(s->file, "cow_write");
     return qcow2_write_normal(s, guest, a->host + (guest - a->first), all, n, length);
 }
 

@@ -95,8 +95,10 @@ static int co_fn qcow2_co_flush(BlockNode *node)
 {
     Qcow2 *s = qcow2_of(node);
     Qcow2Ticket ticket = qcow2_enter_upkeep(s);
-    int ret = s->writable ? qcow2_checkpoint(s) : 0;
+    int ret;
 
+    block_debug_event(s->file, "flush_to_os");
+    ret = s->writable ? qcow2_checkpoint(s) : 0;
     if (ret == 0)
         qcow2_reap(s);
     qcow2_leave(s, &ticket);

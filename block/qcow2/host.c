@@ -115,8 +115,10 @@ int co_fn qcow2_meta_write(Qcow2 *s, uint64_t offset, const void *buffer, uint64
 
 int co_fn qcow2_flush_file(Qcow2 *s, GError **error)
 {
-    int ret = block_node_co_flush(s->file);
+    int ret;
 
+    block_debug_event(s->file, "flush_to_disk");
+    ret = block_node_co_flush(s->file);
     if (ret < 0)
         fail_errno(error, -ret, "flushing '%s' failed", block_node_filename(s->file));
     return ret;

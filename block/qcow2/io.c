@@ -58,6 +58,7 @@ int co_fn qcow2_read_normal(Qcow2 *s, uint64_t guest, uint64_t host, const struc
     uint8_t *buffer;
     int ret;
 
+    block_debug_event(s->file, "read_aio");
     if (G_LIKELY(!s->crypto.decrypt))
         return qcow2_data_read(s, host, iov, iovcnt, bytes);
     buffer = qcow2_memory(s, bytes);
@@ -78,6 +79,7 @@ int co_fn qcow2_write_normal(Qcow2 *s, uint64_t guest, uint64_t host, const stru
     uint8_t *buffer;
     int ret;
 
+    block_debug_event(s->file, "write_aio");
     if (G_LIKELY(!s->crypto.encrypt))
         return qcow2_data_write(s, host, iov, iovcnt, bytes, 0);
     buffer = qcow2_memory(s, bytes);
@@ -102,6 +104,7 @@ static int co_fn read_backing(Qcow2 *s, uint64_t guest, const struct iovec *iov,
     Qcow2Iov part;
     int ret;
 
+    block_debug_event(s->file, "read_backing_aio");
     if (guest + bytes <= end)
         return block_node_co_read(backing, guest, iov, iovcnt, bytes);
     there = guest < end ? end - guest : 0;

@@ -65,8 +65,10 @@ static int co_fn copy_table(Qcow2 *s, uint64_t from, uint64_t to)
     int ret = buffer ? 0 : -ENOMEM;
 
     /* Nobody changes a table that is not ours alone: it is on disk as it is. */
+    block_debug_event(s->file, "l2_alloc_cow_read");
     if (ret == 0)
         ret = qcow2_meta_read(s, from, buffer, s->cluster_size, "L2 table", NULL);
+    block_debug_event(s->file, "l2_alloc_write");
     if (ret == 0)
         ret = qcow2_meta_write(s, to, buffer, s->cluster_size, "L2 table", 0, NULL);
     free(buffer);
@@ -79,6 +81,7 @@ static int co_fn reach(Qcow2 *s, uint64_t table)
 {
     static const uint8_t zeroes[512];
 
+    block_debug_event(s->file, "l2_alloc_write");
     return qcow2_meta_write(s, table + s->cluster_size - sizeof(zeroes), zeroes, sizeof(zeroes),
                             "L2 table", 0, NULL);
 }
@@ -161,12 +164,14 @@ static int co_fn write_l1(Qcow2 *s, uint64_t offset, const uint64_t *l1, uint64_
     memset(buffer, 0, bytes);
     for (uint64_t i = 0; i < entries; i++)
         st_be64(buffer + i * 8, l1[i]);
+    block_debug_event(s->file, "l1_grow_write_table");
     ret = qcow2_meta_write(s, offset, buffer, bytes, "L1 table", 0, error);
     free(buffer);
     if (ret == 0)
         ret = qcow2_flush_file(s, error);
     st_be32(field, entries);               /* header: l1_size, l1_table_offset */
     st_be64(field + 4, offset);
+    block_debug_event(s->file, "l1_grow_activate_table");
     return ret == 0 ? qcow2_header_put(s, 36, field, 12, error) : ret;
 }
 
@@ -190,6 +195,7 @@ int co_fn qcow2_grow_l1(Qcow2 *s, uint64_t entries, GError **error)
         fail_errno(error, -ret, "'%s': writing metadata failed", block_node_filename(s->node));
         return ret;
     }
+    block_debug_event(s->file, "l1_grow_alloc_table");
     offset = qcow2_alloc_clusters(s, bytes >> s->cluster_bits, error);
     if (offset < 0)
         return offset;

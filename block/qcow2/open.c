@@ -98,6 +98,7 @@ static bool co_fn read_tables(Qcow2 *s, GError **error)
     s->l1 = read_table(s, h->l1_table_offset, h->l1_size, "L1 table", error);
     if (!s->l1)
         return false;
+    block_debug_event(s->file, "reftable_load");
     s->reftable_size = (uint64_t)h->refcount_table_clusters << (s->cluster_bits - 3);
     s->reftable = read_table(s, h->refcount_table_offset, s->reftable_size, "refcount table",
                              error);

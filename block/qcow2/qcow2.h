@@ -26,6 +26,7 @@
 #pragma once
 #include <pthread.h>
 #include "block/cells.h"
+#include "block/debug.h"
 #include "block/driver.h"
 #include "block/image.h"
 #include "src/base/util.h"

@@ -206,11 +206,13 @@ static int co_fn write_table(Qcow2 *s, uint64_t offset, uint64_t entries)
         return ret;
     for (uint64_t i = 0; i < entries; i++)
         st_be64(buffer + i * 8, s->reftable[i]);
+    block_debug_event(s->file, "refblock_alloc_write_table");
     ret = qcow2_meta_write(s, offset, buffer, bytes, "refcount table", 0, NULL);
     if (ret == 0)
         ret = qcow2_flush_file(s, NULL);
     st_be64(field, offset);                /* header: refcount_table_offset, refcount_table_clusters */
     st_be32(field + 8, qcow2_clusters(s, bytes));
+    block_debug_event(s->file, "refblock_alloc_switch_table");
     if (ret == 0)
         ret = qcow2_header_put(s, 48, field, 12, NULL);
     free(buffer);
@@ -236,6 +238,7 @@ static int co_fn grow_table(Qcow2 *s, uint64_t needed)
 
     if (ret < 0)
         return ret;
+    block_debug_event(s->file, "reftable_grow");
     s->reftable_grows = true;
     enlarge_in_memory(s, entries);
     entries = s->reftable_size;            /* an earlier attempt may have made it larger yet */
@@ -243,6 +246,7 @@ static int co_fn grow_table(Qcow2 *s, uint64_t needed)
     ret = qcow2_refcount_add(s, offset, bytes, 1, NULL);
     if (ret == 0) {
         qcow2_not_fresh(s, offset + bytes);
+        block_debug_event(s->file, "refblock_alloc_write_blocks");
         ret = qcow2_write_refcounts(s);
         if (ret == 0) {
             co_mutex_lock(&s->flush_lock);
@@ -314,10 +318,12 @@ static int co_fn ensure_block(Qcow2 *s, uint64_t index)
         return -EFBIG;
     if (s->reftable[index] & QCOW2_REFTABLE_OFFSET_MASK)
         return 0;
+    block_debug_event(s->file, "refblock_alloc");
     ret = place_block(s, index, &cluster);
     if (ret < 0 || s->reftable[index] & QCOW2_REFTABLE_OFFSET_MASK)
         return ret;
     offset = cluster << s->cluster_bits;
+    block_debug_event(s->file, "refblock_alloc_write");
     ret = zero_block(s, offset);
     if (ret < 0)
         return ret;

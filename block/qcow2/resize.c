@@ -36,6 +36,7 @@ static int co_fn drop_tables(Qcow2 *s, uint64_t first, GError **error)
 {
     int ret = settle(s, error);
 
+    block_debug_event(s->file, "l1_shrink_free_l2_clusters");
     for (uint64_t i = first; ret == 0 && i < s->header.l1_size; i++) {
         uint64_t table;
         bool copied;
@@ -48,6 +49,7 @@ static int co_fn drop_tables(Qcow2 *s, uint64_t first, GError **error)
         qcow2_mark_l1(s, i, 0);
         qcow2_free_later(s, table, s->cluster_size, QCOW2_DISCARD_OTHER);
     }
+    block_debug_event(s->file, "l1_shrink_write_table");
     return ret == 0 ? settle(s, error) : ret;
 }
 
@@ -218,6 +220,7 @@ int co_fn qcow2_co_make_empty(BlockNode *node, GError **error)
 
     if (ret < 0)
         return ret;
+    block_debug_event(s->file, "empty_image_prepare");
     ret = s->data_file_raw ? zero_all(s, error) : drop_from(s, 0, error);
     qcow2_exclusive_end(s);
     return ret;

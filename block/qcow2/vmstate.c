@@ -89,6 +89,7 @@ int co_fn qcow2_co_read_vmstate(BlockNode *node, uint64_t offset, const struct i
 
     if (!addressable(s, offset, bytes))
         return -EFBIG;
+    block_debug_event(s->file, "vmstate_load");
     ticket = qcow2_enter(s);
     ret = read_inside(s, qcow2_vm_state_start(s) + offset, iov, iovcnt, bytes);
     qcow2_leave(s, &ticket);
@@ -124,6 +125,7 @@ int co_fn qcow2_co_write_vmstate(BlockNode *node, uint64_t offset, const struct 
         ret = reach(s, qcow2_vm_state_start(s) + offset + bytes);
     if (ret < 0)
         return ret;
+    block_debug_event(s->file, "vmstate_save");
     ticket = qcow2_enter(s);
     ret = write_inside(s, qcow2_vm_state_start(s) + offset, iov, iovcnt, bytes);
     qcow2_leave(s, &ticket);

@@ -339,11 +339,136 @@ START_TEST(the_disk_dies_at_each_request)
 }
 END_TEST
 
+/* ---- the places that blkdebug's rules name ---- */
+
+enum { CLUSTER = 512, PACKED = 64 * 1024, NEW_PLACE = 512 * 1024 };
+typedef enum Step { READ_OLD, READ_PACKED, WRITE_OLD, WRITE_PART, WRITE_NEW, PACK, ENLARGE, DROP } Step;
+
+static const struct {
+    const char *event;
+    Step step;
+} places[] = {
+    { "l2_load", READ_OLD }, { "read_aio", READ_OLD }, { "read_compressed", READ_PACKED },
+    { "write_aio", WRITE_OLD }, { "pwritev", WRITE_OLD }, { "cow_read", WRITE_PART },
+    { "cow_write", WRITE_PART }, { "cluster_alloc", WRITE_NEW }, { "refblock_load", WRITE_NEW },
+    { "l2_alloc_write", WRITE_NEW }, { "refblock_update_part", WRITE_NEW }, { "l2_update", WRITE_NEW },
+    { "l1_update", WRITE_NEW }, { "flush_to_os", WRITE_NEW }, { "flush_to_disk", WRITE_NEW },
+    { "cluster_alloc_bytes", PACK }, { "write_compressed", PACK }, { "l1_grow_alloc_table", ENLARGE },
+    { "l1_grow_write_table", ENLARGE }, { "l1_grow_activate_table", ENLARGE },
+    { "l1_shrink_free_l2_clusters", DROP }, { "empty_image_prepare", DROP },
+};
+
+static int take_step(const Image *image, BlockUser *user, Step step)
+{
+    uint8_t data[CLUSTER];
+    int ret = 0;
+
+    memset(data, 0x42, sizeof(data));
+    switch (step) {
+    case READ_OLD:
+        return test_request(user, OP_READ, 0, data, CLUSTER, 0);
+    case READ_PACKED:
+        return test_request(user, OP_READ, PACKED, data, CLUSTER, 0);
+    case WRITE_OLD:
+        return test_request(user, OP_WRITE, 0, data, CLUSTER, 0);
+    case WRITE_PART:
+        return test_request(user, OP_WRITE, PACKED + 100, data, 100, 0);
+    case WRITE_NEW:
+        ret = test_request(user, OP_WRITE, NEW_PLACE, data, CLUSTER, 0);
+        return ret == 0 ? test_request(user, OP_FLUSH, 0, NULL, 0, 0) : ret;
+    case PACK:
+        return test_request(user, OP_WRITE, PACKED + CLUSTER, data, CLUSTER, BLOCK_COMPRESSED);
+    case ENLARGE:
+        return call(image, user, GROW);
+    case DROP:
+        return call(image, user, EMPTY);
+    }
+    return ret;
+}
+
+static void make_small(TestRoot *t)
+{
+    BlockUser *user;
+    uint8_t data[CLUSTER];
+
+    ram_clear();
+    ram_create(t, "driver=qcow2,file=mem,size=1M,cluster-size=512");
+    user = open_image(t);
+    memset(data, 0x41, sizeof(data));
+    ck_assert_int_eq(test_request(user, OP_WRITE, 0, data, CLUSTER, 0), 0);
+    ck_assert_int_eq(test_request(user, OP_WRITE, PACKED, data, CLUSTER, BLOCK_COMPRESSED), 0);
+    qcow2_close_user(t, user);
+}
+
+static BlockUser *open_on_blkdebug(TestRoot *t, const char *rules)
+{
+    GError *error = NULL;
+    BlockNode *node = test_open(t->graph, &error, "driver=qcow2,node-name=disk,discard=unmap,"
+                                "file.driver=blkdebug,file.image.driver=ram%s", rules);
+
+    assert_no_error(error);
+    return qcow2_attach(node);
+}
+
+static void assert_sound(TestRoot *t)
+{
+    BlockUser *user = open_image(t);
+    BlockCheck check = ram_check(block_user_node(user), BLOCK_FIX_LEAKS);
+
+    ck_assert_uint_eq(check.corruptions + check.leaks + check.check_errors, 0);
+    qcow2_close_user(t, user);
+}
+
+START_TEST(rules_name_places)
+{
+    g_autofree char *rules = g_strdup_printf(",file.inject-error.0.event=%s,file.inject-error.0.once=on,"
+                                             "file.inject-error.0.errno=71,file.inject-error.0.state=1,"
+                                             "file.set-state.0.event=%s,file.set-state.0.new-state=2",
+                                             places[_i].event, places[_i].event);
+    const Image image = { .size = LARGE };
+    TestRoot t = test_root();
+    BlockUser *user;
+
+    make_small(&t);
+    user = open_on_blkdebug(&t, rules);
+    ck_assert_int_eq(take_step(&image, user, places[_i].step), -71);
+    ck_assert_int_eq(take_step(&image, user, places[_i].step), 0);
+    qcow2_close_user(&t, user);
+    assert_sound(&t);
+    test_root_free(&t);
+}
+END_TEST
+
+/* The second write of an L2 table leads to a state in which data cannot be read. */
+START_TEST(rules_lead_from_state_to_state)
+{
+    TestRoot t = test_root();
+    BlockUser *user;
+
+    make_small(&t);
+    user = open_on_blkdebug(&t, ",file.set-state.0.event=l2_update,file.set-state.0.state=1,"
+                                "file.set-state.0.new-state=2,file.set-state.1.event=l2_update,"
+                                "file.set-state.1.state=2,file.set-state.1.new-state=3,"
+                                "file.inject-error.0.event=read_aio,file.inject-error.0.state=3");
+    for (int i = 0; i < 2; i++) {
+        ck_assert_int_eq(take_step(NULL, user, READ_OLD), 0);
+        ck_assert_int_eq(take_step(NULL, user, WRITE_NEW), 0);
+        ck_assert_int_eq(test_request(user, OP_DISCARD, NEW_PLACE, NULL, CLUSTER, 0), 0);
+    }
+    ck_assert_int_eq(take_step(NULL, user, READ_OLD), -EIO);
+    qcow2_close_user(&t, user);
+    assert_sound(&t);
+    test_root_free(&t);
+}
+END_TEST
+
 static void add_tests(TCase *tc)
 {
     tcase_set_timeout(tc, 120);
     tcase_add_loop_test(tc, each_request_fails_once, 0, VERBS * G_N_ELEMENTS(kinds));
     tcase_add_loop_test(tc, the_disk_dies_at_each_request, 0, VERBS * G_N_ELEMENTS(kinds));
+    tcase_add_loop_test(tc, rules_name_places, 0, G_N_ELEMENTS(places));
+    tcase_add_test(tc, rules_lead_from_state_to_state);
 }
 
 int main(void)

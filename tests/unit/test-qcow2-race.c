@@ -188,6 +188,8 @@ static void run_workers(Race *race)
 static void assert_content(Race *race, uint64_t seed)
 {
     ck_assert_int_eq(test_request(race->user, OP_READ, 0, race->now, race->kind->size, 0), 0);
+    if (!memcmp(race->now, race->model, race->kind->size))
+        return;
     for (uint64_t i = 0; i < race->kind->size; i++)
         if (race->now[i] != race->model[i])
             ck_abort_msg("seed %" PRIu64 ": byte %" PRIu64 " is %02x, not %02x", seed, i,
@@ -209,7 +211,7 @@ static void race_once(const Kind *kind, uint64_t seed)
     race.user = ram_open_image(&t, kind->open, &error);
     assert_no_error(error);
     sched_seed(seed);
-    if (seed % 2)
+    if (seed % 4 == 1)                     /* packing takes most of the time */
         fill(&race);
     run_workers(&race);
     sched_off();
@@ -230,7 +232,7 @@ static void race_once(const Kind *kind, uint64_t seed)
 
 START_TEST(every_order_keeps_the_data)
 {
-    unsigned n = test_seeds(300);
+    unsigned n = test_seeds(1200);
 
     for (uint64_t seed = 1; seed <= n; seed++)
         race_once(&kinds[_i], seed);
@@ -244,7 +246,7 @@ int main(void)
     SRunner *runner;
     int failed;
 
-    tcase_set_timeout(tc, 60);
+    tcase_set_timeout(tc, 120);
     tcase_add_loop_test(tc, every_order_keeps_the_data, 0, G_N_ELEMENTS(kinds));
     suite_add_tcase(suite, tc);
     runner = srunner_create(suite);
