@@ -183,14 +183,17 @@ static bool is_kind(Qcow2 *s, unsigned kind, uint64_t offset, uint64_t bytes)
 /* A write for @own that overlaps nothing of another kind is what it says. */
 int co_fn qcow2_check_overlap(Qcow2 *s, unsigned own, uint64_t offset, uint64_t bytes)
 {
+    uint64_t first = ALIGN_DOWN(offset, s->cluster_size);
+    uint64_t length = ALIGN_UP(offset + bytes, s->cluster_size) - first;   /* clusters are somebody's whole */
+
     if (!qcow2_overlap_hit(s, offset, bytes))
         return 0;
     for (unsigned i = 0; i < G_N_ELEMENTS(kinds); i++) {
-        if (own & kinds[i].kind && is_kind(s, kinds[i].kind, offset, bytes))
+        if (own & kinds[i].kind && is_kind(s, kinds[i].kind, first, length))
             return 0;
         if (!(s->overlap_mask & kinds[i].kind & ~own))
             continue;
-        if (kinds[i].kind < QCOW2_OL_SNAPSHOT_TABLE && is_kind(s, kinds[i].kind, offset, bytes))
+        if (kinds[i].kind < QCOW2_OL_SNAPSHOT_TABLE && is_kind(s, kinds[i].kind, first, length))
             return qcow2_corruption(s, true, offset, bytes, "Preventing invalid write on metadata "
                                     "(overlaps with %s) at offset 0x%" PRIx64, kinds[i].name,
                                     offset);

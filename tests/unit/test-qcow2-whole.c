@@ -1,5 +1,6 @@
 /* What is done with whole images: VM state, other sizes, space taken in advance, emptying. */
 #include "qcow2-ram.h"
+#include "src/object/event.h"
 
 /* libgcrypt keeps its random pool's memory behind pointers in locked pages, where LeakSanitizer does not
  * look. */
@@ -191,12 +192,113 @@ START_TEST(an_emptied_data_file_shows_nothing)
 }
 END_TEST
 
+/* Corruption is told, once, to those who listen; what is sound can still be read. */
+
+static json_object *told;                  /* the event's data */
+
+static void hear(const char *name, json_object *data, void *opaque)
+{
+    unsigned *times = opaque;
+
+    if (strcmp(name, "BLOCK_IMAGE_CORRUPTED"))
+        return;
+    ++*times;
+    json_object_put(told);
+    told = json_object_get(data);
+}
+
+static const char *told_string(const char *key)
+{
+    json_object *value = json_object_object_get(told, key);
+
+    ck_assert_msg(json_object_is_type(value, json_type_string), "%s: %s", key,
+                  json_object_to_json_string(told));
+    return json_object_get_string(value);
+}
+
+/* Where the L2 entry of the disk's second cluster is. */
+static uint8_t *second_entry(void)
+{
+    const uint8_t *l1 = ram.disks[0].data + ld_be64(ram.disks[0].data + 40);
+
+    return ram.disks[0].data + (ld_be64(l1) & 0xfffffffffffe00) + 8;
+}
+
+static BlockUser *make_damaged(TestRoot *t, uint64_t entry, const char *open, unsigned *times)
+{
+    BlockUser *user = make(t, "size=64k,cluster-size=4096", "");
+    GError *error = NULL;
+
+    write_value(user, 0, 8192, 0x11);
+    qcow2_close_user(t, user);
+    st_be64(second_entry(), entry ? entry : ld_be64(ram.disks[0].data + 40) | 1ull << 63);
+    event_sink_add(t->root, hear, times);
+    user = ram_open_image(t, open, &error);
+    assert_no_error(error);
+    return user;
+}
+
+static void forget_told(TestRoot *t, BlockUser *user, unsigned *times)
+{
+    event_sink_remove(t->root, hear, times);
+    g_clear_pointer(&told, json_object_put);
+    qcow2_close_user(t, user);
+}
+
+START_TEST(a_write_over_metadata_is_told)
+{
+    TestRoot t = test_root();
+    unsigned times = 0;
+    BlockUser *user = make_damaged(&t, 0, "", &times);
+    uint64_t l1 = ld_be64(ram.disks[0].data + 40);
+    uint8_t data[512] = { 0 };
+    GError *error = NULL;
+
+    ck_assert_int_eq(test_request(user, OP_WRITE, 4096 + 512, data, sizeof(data), 0), -EIO);
+    ck_assert_int_eq(test_request(user, OP_WRITE, 0, data, sizeof(data), 0), -EIO);
+    ck_assert_uint_eq(times, 1);
+    ck_assert_str_eq(told_string("node-name"), "disk");
+    ck_assert_str_eq(told_string("device"), "");
+    ck_assert_ptr_nonnull(strstr(told_string("msg"), "overlaps with active L1 table"));
+    ck_assert_int_eq(json_object_get_int64(json_object_object_get(told, "offset")), l1 + 512);
+    ck_assert_int_eq(json_object_get_int64(json_object_object_get(told, "size")), 512);
+    ck_assert(json_object_get_boolean(json_object_object_get(told, "fatal")));
+    assert_value(user, 0, 4096, 0x11);
+    forget_told(&t, user, &times);
+    ck_assert(ram.disks[0].data[79] & 2);  /* the bit corrupt */
+    ck_assert_ptr_null(ram_open_image(&t, "", &error));
+    assert_error(&error, "corrupt");
+    test_root_free(&t);
+}
+END_TEST
+
+/* An entry that points between clusters, in an image that nobody may write to. */
+START_TEST(a_bad_entry_is_told_where_nothing_can_be_written)
+{
+    TestRoot t = test_root();
+    unsigned times = 0;
+    BlockUser *user = make_damaged(&t, 1ull << 63 | 0x10200, ",read-only=on", &times);
+    uint8_t data[512];
+
+    ck_assert_int_eq(test_request(user, OP_READ, 4096, data, sizeof(data), 0), -EIO);
+    ck_assert_int_eq(test_request(user, OP_READ, 4096, data, sizeof(data), 0), -EIO);
+    ck_assert_uint_eq(times, 1);
+    ck_assert(!json_object_get_boolean(json_object_object_get(told, "fatal")));
+    assert_value(user, 0, 4096, 0x11);
+    forget_told(&t, user, &times);
+    ck_assert(!(ram.disks[0].data[79] & 2));
+    test_root_free(&t);
+}
+END_TEST
+
 static void add_tests(TCase *tc)
 {
     tcase_set_timeout(tc, 60);
     tcase_add_loop_test(tc, vm_state_has_any_place, 0, 2);
     tcase_add_test(tc, vm_state_is_no_part_of_the_disk);
     tcase_add_loop_test(tc, preallocated_space_reads_as_before, 0, 4);
+    tcase_add_test(tc, a_write_over_metadata_is_told);
+    tcase_add_test(tc, a_bad_entry_is_told_where_nothing_can_be_written);
     tcase_add_loop_test(tc, an_emptied_data_file_shows_nothing, 0, 2);
 }
 
