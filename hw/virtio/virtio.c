@@ -344,10 +344,10 @@ bool virtio_set_status(VirtioDevice *vdev, uint8_t status)
      * for rings that have been used (features, layout) must not come loose. */
     if (old & ~status & ~VIRTIO_STATUS_NEEDS_RESET)
         guest_error(virtio_name(vdev), "status 0x%x after 0x%x, without a reset", status, old);
-    status |= old;
     status &= ~VIRTIO_STATUS_NEEDS_RESET;
-    __atomic_store_n(&vdev->status, status | (old & VIRTIO_STATUS_NEEDS_RESET), __ATOMIC_SEQ_CST);
-    if ((status ^ old) & VIRTIO_STATUS_DRIVER_OK)
+    /* Bits are only added: an iothread may be setting NEEDS_RESET. */
+    __atomic_fetch_or(&vdev->status, status, __ATOMIC_SEQ_CST);
+    if (status & ~old & VIRTIO_STATUS_DRIVER_OK)
         virtio_update(vdev);
     return true;
 }

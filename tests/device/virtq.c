@@ -21,6 +21,7 @@ typedef struct Echo {
     Held held[HELD_MAX];
     bool busy[HELD_MAX];
     unsigned count;
+    bool breaks;                            /* when features are chosen */
 } Echo;
 
 static void echo_kick(VirtioDevice *vdev, Virtqueue *vq)
@@ -62,8 +63,16 @@ static bool echo_realize(Object *obj, GError **error)
     return true;
 }
 
+static bool echo_set_features(VirtioDevice *vdev, uint64_t features)
+{
+    if (((Echo *)vdev)->breaks)
+        virtio_break(vdev, "told to");
+    return true;
+}
+
 static const VirtioDeviceOps echo_ops = {
     .device_id = 63, .get_config = echo_get_config, .stop = echo_stop,
+    .set_features = echo_set_features,
 };
 static const Type echo_type = {
     .name = "test-echo-device", .parent = "virtio-device", .help = "echo", .size = sizeof(Echo),
@@ -317,6 +326,25 @@ START_TEST(a_batch_is_published_at_once)
 END_TEST
 
 /* Noise in the rings, in indirect tables, at random places, between valid chains. */
+/* As a queue in an iothread may: the driver has to see it. */
+START_TEST(it_breaks_while_the_driver_writes_the_status)
+{
+    Bench b = bench_new(_i, ~0ull, 32);
+    uint8_t known = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
+
+    test_set_status(b.v, 0);
+    test_set_status(b.v, known);
+    for (unsigned word = 0; word < 2; word++) {
+        common_store(b.v, VIRTIO_PCI_COMMON_GFSELECT, 4, word);
+        common_store(b.v, VIRTIO_PCI_COMMON_GF, 4, b.v->features >> (32 * word));
+    }
+    b.e->breaks = true;
+    test_set_status(b.v, known | VIRTIO_CONFIG_S_FEATURES_OK);
+    ck_assert_uint_eq(test_status(b.v) & VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_CONFIG_S_NEEDS_RESET);
+    bench_free(&b);
+}
+END_TEST
+
 START_TEST(noise)
 {
     bool packed = _i & 1;
@@ -369,6 +397,7 @@ static void add_tests(TCase *tc)
     tcase_add_loop_test(tc, random_chains, 0, G_N_ELEMENTS(layouts));
     tcase_add_loop_test(tc, unpop, 0, 2);
     tcase_add_loop_test(tc, a_batch_is_published_at_once, 0, 2);
+    tcase_add_loop_test(tc, it_breaks_while_the_driver_writes_the_status, 0, 2);
     tcase_add_loop_test(tc, noise, 0, 8);
 }
 
