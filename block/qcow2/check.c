@@ -166,6 +166,24 @@ static int co_fn repair(Qcow2 *s, BlockCheck *result, unsigned fix, GError **err
     return clear_marks(s, result, fix, error);
 }
 
+/* After a corruption nothing in memory is written any more: what is on disk is what counts.  A repair may
+ * allow writing again, so that it all has to be forgotten then. */
+static int co_fn stand_still(Qcow2 *s, unsigned fix, GError **error)
+{
+    int ret;
+
+    if (__atomic_load_n(&s->corrupt, __ATOMIC_ACQUIRE)) {
+        if (!fix)
+            return 0;
+        qcow2_frees_forget(s);
+        return qcow2_tables_reread(s, error);
+    }
+    ret = qcow2_settle(s);
+    if (ret < 0)
+        fail_errno(error, -ret, "cannot write the metadata of '%s'", block_node_filename(s->node));
+    return ret;
+}
+
 int co_fn qcow2_check(Qcow2 *s, BlockCheck *check, unsigned fix, GError **error)
 {
     int ret = 0;
@@ -175,12 +193,9 @@ int co_fn qcow2_check(Qcow2 *s, BlockCheck *check, unsigned fix, GError **error)
         return -EPERM;
     }
     qcow2_exclusive_begin(s);
-    /* After a corruption nothing in memory is written any more: what is on disk is what counts. */
-    if (s->writable && !__atomic_load_n(&s->corrupt, __ATOMIC_ACQUIRE))
-        ret = qcow2_settle(s);
-    if (ret < 0)
-        fail_errno(error, -ret, "cannot write the metadata of '%s'", block_node_filename(s->node));
-    else {
+    if (s->writable)
+        ret = stand_still(s, fix, error);
+    if (ret == 0) {
         qcow2_caches_forget(s);
         ret = fix ? repair(s, check, fix, error) : look(s, check, error);
     }

@@ -40,6 +40,18 @@ void qcow2_frees_init(Qcow2 *s)
     g_queue_init(&s->frees->stable);
 }
 
+void qcow2_frees_forget(Qcow2 *s)
+{
+    pthread_mutex_lock(&s->frees->mutex);
+    g_array_set_size(s->frees->pending, 0);
+    __atomic_store_n(&s->frees->n_pending, 0, __ATOMIC_SEQ_CST);
+    for (StableRuns *stable; (stable = g_queue_pop_head(&s->frees->stable));) {
+        g_array_free(stable->runs, TRUE);
+        g_free(stable);
+    }
+    pthread_mutex_unlock(&s->frees->mutex);
+}
+
 void qcow2_frees_free(Qcow2 *s)
 {
     for (StableRuns *stable; (stable = g_queue_pop_head(&s->frees->stable));) {

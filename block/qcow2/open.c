@@ -106,6 +106,32 @@ static bool co_fn read_tables(Qcow2 *s, GError **error)
     return s->reftable != NULL;
 }
 
+int co_fn qcow2_tables_reread(Qcow2 *s, GError **error)
+{
+    const Qcow2Header *h = &s->header;
+    uint64_t entries = (uint64_t)h->refcount_table_clusters << (s->cluster_bits - 3);
+    uint64_t *l1 = read_table(s, h->l1_table_offset, h->l1_size, "L1 table", error), *reftable;
+
+    if (!l1)
+        return -EIO;
+    reftable = read_table(s, h->refcount_table_offset, entries, "refcount table", error);
+    if (!reftable) {
+        g_free(l1);
+        return -EIO;
+    }
+    pthread_mutex_lock(&s->table_mutex);
+    g_free(s->l1);
+    g_free(s->reftable);
+    s->l1 = l1;
+    s->reftable = reftable;
+    s->reftable_size = entries;
+    g_hash_table_remove_all(s->l1_dirty);
+    g_hash_table_remove_all(s->reftable_dirty);
+    __atomic_store_n(&s->tables_dirty, 0, __ATOMIC_SEQ_CST);
+    pthread_mutex_unlock(&s->table_mutex);
+    return 0;
+}
+
 /* "Bitmaps extension": without the autoclear bit it is out of date. */
 static bool find_bitmaps(Qcow2 *s, GError **error)
 {

@@ -431,6 +431,10 @@ GArray *qcow2_frees_take(Qcow2 *s);
 void qcow2_frees_give(Qcow2 *s, GArray *runs, bool stable);
 void qcow2_frees_init(Qcow2 *s);
 void qcow2_frees_free(Qcow2 *s);
+void qcow2_frees_forget(Qcow2 *s);         /* what waits is never given back: a leak */
+/* open.c.  Under the exclusive gate: the L1 and the refcount table are what the disk says, whatever was
+ * to be written. */
+int co_fn qcow2_tables_reread(Qcow2 *s, GError **error);
 /* Under the exclusive gate: checkpoint and all frees. */
 int co_fn qcow2_settle(Qcow2 *s);
 /* Under the exclusive gate: all that waits to be freed counts as touched. */

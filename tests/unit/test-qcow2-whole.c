@@ -291,6 +291,27 @@ START_TEST(a_bad_entry_is_told_where_nothing_can_be_written)
 }
 END_TEST
 
+/* What waited to be freed when the image turned out to be corrupt is in use, as the disk says. */
+START_TEST(a_repair_forgets_what_was_not_written)
+{
+    TestRoot t = test_root();
+    unsigned times = 0;
+    BlockUser *user = make_damaged(&t, 0, "", &times);
+    uint8_t data[512] = { 0 };
+    BlockCheck check;
+
+    ck_assert_int_eq(test_request(user, OP_DISCARD, 0, NULL, 4096, 0), 0);
+    ck_assert_int_eq(test_request(user, OP_WRITE, 4096, data, sizeof(data), 0), -EIO);
+    check = ram_check(block_user_node(user), BLOCK_FIX_LEAKS | BLOCK_FIX_ERRORS);
+    ck_assert_uint_eq(check.corruptions, 0);
+    check = ram_check(block_user_node(user), 0);
+    ck_assert_uint_eq(check.corruptions + check.leaks, 0);
+    assert_value(user, 0, 4096, 0x11);
+    forget_told(&t, user, &times);
+    test_root_free(&t);
+}
+END_TEST
+
 static void add_tests(TCase *tc)
 {
     tcase_set_timeout(tc, 60);
@@ -298,6 +319,7 @@ static void add_tests(TCase *tc)
     tcase_add_test(tc, vm_state_is_no_part_of_the_disk);
     tcase_add_loop_test(tc, preallocated_space_reads_as_before, 0, 4);
     tcase_add_test(tc, a_write_over_metadata_is_told);
+    tcase_add_test(tc, a_repair_forgets_what_was_not_written);
     tcase_add_test(tc, a_bad_entry_is_told_where_nothing_can_be_written);
     tcase_add_loop_test(tc, an_emptied_data_file_shows_nothing, 0, 2);
 }
