@@ -3,6 +3,7 @@
  * leave the image as it was or as it is to be, and one of the passphrases opens it.
  */
 #include "qcow2-ram.h"
+#include "tests/unit/ram-cut.h"
 
 /* libgcrypt keeps its random pool's memory where LeakSanitizer does not look. */
 const char *__lsan_default_suppressions(void);
@@ -105,6 +106,7 @@ static unsigned cut_width(unsigned at, unsigned seed)
     memset(data, 0x5a, WIDTH_BLOCK);
     ram_clear();
     ram_create(&t, "driver=qcow2,file=mem,size=4M,cluster-size=512");
+    ram_watch();
     user = ram_open_image(&t, "", &error);
     for (uint64_t offset = 0; offset < 4 * MiB; offset += WIDTH_STEP)
         ck_assert_int_eq(test_request(user, OP_WRITE, offset, data, WIDTH_BLOCK, 0), 0);
@@ -303,9 +305,7 @@ START_TEST(a_power_cut_while_a_key_changes)
 
         ram_clear();
         ram_create(&t, "driver=luks,file=mem,size=4096,key-secret=a,iter-time=1");
-        memcpy(ram.stable, ram.data, ram.size);
-        ram.stable_size = ram.size;
-        memset(ram.volatile_sectors, 0, sizeof(ram.volatile_sectors));
+        ram_watch();
         user = qcow2_attach(open_ram_luks(&t, "a", &error));
         assert_no_error(error);
         ram.requests = 0;
