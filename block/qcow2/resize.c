@@ -81,8 +81,9 @@ static int co_fn drop_from(Qcow2 *s, uint64_t guest, GError **error)
     return drop_tables(s, guest / table + (guest % table != 0), error);
 }
 
-/* The file ends behind its last cluster in use. */
-static int co_fn cut_file(Qcow2 *s, GError **error)
+/* The file ends behind its last cluster in use.  If that fails it only takes more space than it needs: the
+ * disk has its new size all the same. */
+static void co_fn cut_file(Qcow2 *s)
 {
     uint64_t end = qcow2_clusters(s, block_node_size(s->file)), refcount = 0;
     int ret = 0;
@@ -93,9 +94,8 @@ static int co_fn cut_file(Qcow2 *s, GError **error)
             break;
         end--;
     }
-    if (ret < 0 || end << s->cluster_bits >= (uint64_t)block_node_size(s->file))
-        return 0;                          /* it only takes more space than it needs */
-    return block_node_co_resize(s->file, end << s->cluster_bits, error);
+    if (ret == 0 && end << s->cluster_bits < (uint64_t)block_node_size(s->file))
+        block_node_co_resize(s->file, end << s->cluster_bits, NULL);
 }
 
 static int co_fn shrink(Qcow2 *s, uint64_t bytes, GError **error)
@@ -108,8 +108,8 @@ static int co_fn shrink(Qcow2 *s, uint64_t bytes, GError **error)
         return ret;
     s->header.size = bytes;
     if (s->file_grows)
-        ret = cut_file(s, error);
-    if (ret == 0 && s->data_file_raw)
+        cut_file(s);
+    if (s->data_file_raw)
         ret = block_node_co_resize(s->data_file, bytes, error);
     return ret;
 }
