@@ -142,7 +142,7 @@ static void co_fn op_snapshot_create(World *w, Input *in)
     if (w->sound && w->models.snapshots[i])
         return;
     if (succeeded(w, block_co_snapshot_create(block_user_node(w->user), &snapshot, NULL), may_fail,
-                  "taking a snapshot") && w->sound)
+                  "taking a snapshot") && w->sound && !w->failed)   /* else there may be two of a name */
         w->models.snapshots[i] = g_memdup2(&w->models.now, sizeof(Disk));
     g_free(snapshot.id);
 }
