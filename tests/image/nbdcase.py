@@ -19,8 +19,9 @@ MiB = 1 << 20
 
 
 def run(*line, check=True, **more):
-    done = subprocess.run([str(word) for word in line], capture_output=True, timeout=TIMEOUT,
-                          stdin=subprocess.DEVNULL, check=False, **more)
+    if "input" not in more:
+        more["stdin"] = subprocess.DEVNULL
+    done = subprocess.run([str(word) for word in line], capture_output=True, timeout=TIMEOUT, check=False, **more)
     if check and done.returncode:
         raise AssertionError("%s: %d\n%s%s" % (" ".join(map(str, line)), done.returncode,
                                                done.stdout.decode(), done.stderr.decode()))
@@ -80,11 +81,12 @@ class Case(unittest.TestCase):
             process.terminate()
         process.communicate(timeout=TIMEOUT)
 
-    def serve(self, image, *options, program=None, env=None):
+    def serve(self, image, *options, program=None, env=None, persistent=True):
         """vireo-nbd on a unix socket -> (process, socket, URI)."""
         self.count += 1
         path = self.path("s%d" % self.count)
-        process = self.daemon(program or VIREO_NBD, "-k", path, "-t", *options, image, ready=path, env=env)
+        process = self.daemon(program or VIREO_NBD, "-k", path, *["-t"] * persistent, *options, image, ready=path,
+                              env=env)
         return process, path, "nbd+unix:///?socket=" + path
 
     @contextlib.contextmanager
