@@ -7,6 +7,7 @@
  */
 #include "block/crypto/key-secret.h"
 #include "block/crypto/luks-amend.h"
+#include "block/crypto/luks-options.h"
 #include "block/crypto/luks.h"
 #include "block/driver.h"
 #include "block/image.h"
@@ -246,22 +247,14 @@ static void luks_image_info(BlockNode *node, json_object *info)
 static const BlockCreateOption luks_create_options[] = {
     { "size", BLOCK_CREATE_SIZE, NULL, "Virtual disk size" },
     { "key-secret", BLOCK_CREATE_STRING, NULL, "ID of the secret that provides the keyslot key" },
-    { "cipher-alg", BLOCK_CREATE_STRING, NULL, "Name of encryption cipher algorithm" },
-    { "cipher-mode", BLOCK_CREATE_STRING, NULL, "Name of encryption cipher mode" },
-    { "ivgen-alg", BLOCK_CREATE_STRING, NULL, "Name of IV generator algorithm" },
-    { "ivgen-hash-alg", BLOCK_CREATE_STRING, NULL, "Name of IV generator hash algorithm" },
-    { "hash-alg", BLOCK_CREATE_STRING, NULL, "Name of encryption hash algorithm" },
-    { "iter-time", BLOCK_CREATE_NUMBER, NULL, "Time to spend in PBKDF in milliseconds", true },
+    LUKS_CREATE_OPTIONS(""),
     { "preallocation", BLOCK_CREATE_STRING, NULL,
       "Preallocation mode (allowed values: off, metadata, falloc, full)" },
     { NULL }
 };
 
 static const BlockCreateOption luks_amend_options[] = {
-    { "state", BLOCK_CREATE_STRING, NULL, "Whether key slots become active or inactive", true },
-    { "new-secret", BLOCK_CREATE_STRING, NULL, "ID of the secret of a new key slot", true },
-    { "old-secret", BLOCK_CREATE_STRING, NULL, "ID of the secret whose key slots are erased", true },
-    { "keyslot", BLOCK_CREATE_NUMBER, NULL, "Number of the key slot, 0 to 7", true },
+    LUKS_AMEND_OPTIONS(""),
     { NULL }
 };
 

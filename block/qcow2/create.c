@@ -4,6 +4,7 @@
  */
 #include "block/qcow2/image.h"
 #include "block/qcow2/crypto.h"
+#include "block/crypto/luks-options.h"
 #include "block/node.h"
 #include <errno.h>
 #include <inttypes.h>
@@ -30,23 +31,12 @@ const BlockCreateOption qcow2_create_options[] = {
     { "extended_l2", BLOCK_CREATE_BOOL, "off", "Extended L2 tables" },
     { "encrypt.format", BLOCK_CREATE_STRING, NULL, "Encrypt the image, format choices: 'luks'" },
     { "encrypt.key-secret", BLOCK_CREATE_STRING, NULL, "ID of the secret that is the passphrase" },
-    { "encrypt.cipher-alg", BLOCK_CREATE_STRING, NULL, "Name of encryption cipher algorithm" },
-    { "encrypt.cipher-mode", BLOCK_CREATE_STRING, NULL, "Name of encryption cipher mode" },
-    { "encrypt.ivgen-alg", BLOCK_CREATE_STRING, NULL, "Name of IV generator algorithm" },
-    { "encrypt.ivgen-hash-alg", BLOCK_CREATE_STRING, NULL, "Name of IV generator hash algorithm" },
-    { "encrypt.hash-alg", BLOCK_CREATE_STRING, NULL, "Name of encryption hash algorithm" },
-    { "encrypt.iter-time", BLOCK_CREATE_NUMBER, NULL, "Time to spend in PBKDF in milliseconds",
-      true },
+    LUKS_CREATE_OPTIONS("encrypt."),
     { NULL }
 };
 
 const BlockCreateOption qcow2_amend_options[] = {
-    { "encrypt.state", BLOCK_CREATE_STRING, NULL, "Whether key slots become active or inactive",
-      true },
-    { "encrypt.new-secret", BLOCK_CREATE_STRING, NULL, "ID of the secret of a new key slot", true },
-    { "encrypt.old-secret", BLOCK_CREATE_STRING, NULL,
-      "ID of the secret whose key slots are erased", true },
-    { "encrypt.keyslot", BLOCK_CREATE_NUMBER, NULL, "Number of the key slot, 0 to 7", true },
+    LUKS_AMEND_OPTIONS("encrypt."),
     { NULL }
 };
 

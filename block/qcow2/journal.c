@@ -10,14 +10,20 @@ enum { REGION_BITS_MIN = 16, MARK_BYTES_MAX = 4096, AHEAD_MAX = 64 };
 
 /* In memory. */
 
+static uint64_t regions_of(const Qcow2 *s, unsigned region_bits)
+{
+    uint64_t size = s->header.size;
+
+    return (size >> region_bits) + !!(size & ((1ull << region_bits) - 1));
+}
+
 static void journal_new(Qcow2 *s, unsigned region_bits)
 {
     Qcow2Journal *j = g_new0(Qcow2Journal, 1);
-    uint64_t size = s->header.size;
 
     co_mutex_init(&j->lock);
     j->region_bits = region_bits;
-    j->regions = (size >> region_bits) + !!(size & ((1ull << region_bits) - 1));
+    j->regions = regions_of(s, region_bits);
     j->words = j->regions / 64 + 1;
     j->wanted = g_new0(uint64_t, j->words);
     j->covered = g_new0(uint64_t, j->words);
@@ -51,7 +57,6 @@ static uint32_t checksum(const uint8_t *data)
 static bool is_valid(const Qcow2 *s, const Qcow2Extension *e)
 {
     unsigned bits;
-    uint64_t regions;
 
     if (!(s->header.autoclear & QCOW2_AUTOCLEAR_JOURNAL) || !s->bitmaps_offset || !e ||
         e->length < AT_MARKS || ld_be32(e->data) != checksum(e->data))
@@ -62,8 +67,7 @@ static bool is_valid(const Qcow2 *s, const Qcow2Extension *e)
         ld_be64(e->data + AT_SIZE) != s->header.size ||
         ld_be32(e->data + AT_MARK_BYTES) != e->length - AT_MARKS)
         return false;
-    regions = (s->header.size >> bits) + !!(s->header.size & ((1ull << bits) - 1));
-    return regions <= (uint64_t)(e->length - AT_MARKS) * 8;
+    return regions_of(s, bits) <= (uint64_t)(e->length - AT_MARKS) * 8;
 }
 
 void qcow2_journal_open(Qcow2 *s)

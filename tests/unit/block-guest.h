@@ -182,6 +182,15 @@ static inline void events_off(Events *e)
     g_string_free(e->log, TRUE);
 }
 
+/* What test_root, events_on, guest_new and sched_seed began. */
+static inline void job_test_end(TestRoot *t, Events *e, Guest *g)
+{
+    events_off(e);
+    guest_free(g);
+    test_root_free(t);
+    sched_off();
+}
+
 static inline bool seen(Events *e, const char *line)
 {
     g_autofree char *whole = g_strconcat(line, "\n", NULL);

@@ -114,10 +114,7 @@ START_TEST(commits_the_middle)
     guest_writes(g, 10);
     guest_stop(g);
     check_disk(block_user_node(g->user), g->disk, "the disk");
-    events_off(&e);
-    guest_free(g);
-    test_root_free(&t);
-    sched_off();
+    job_test_end(&t, &e, g);
 }
 END_TEST
 
@@ -149,10 +146,7 @@ START_TEST(commits_the_active)
     guest_writes(g, 10);
     guest_stop(g);
     check_disk(block_user_node(g->user), g->disk, "the disk");
-    events_off(&e);
-    guest_free(g);
-    test_root_free(&t);
-    sched_off();
+    job_test_end(&t, &e, g);
 }
 END_TEST
 
@@ -178,10 +172,7 @@ START_TEST(streams)
     guest_writes(g, 10);
     guest_stop(g);
     check_disk(block_user_node(g->user), g->disk, "the disk");
-    events_off(&e);
-    guest_free(g);
-    test_root_free(&t);
-    sched_off();
+    job_test_end(&t, &e, g);
 }
 END_TEST
 
@@ -297,10 +288,7 @@ START_TEST(pivots_to_a_shallow_copy)
     guest_writes(g, 10);
     guest_stop(g);
     check_disk(block_user_node(g->user), g->disk, "the disk");
-    events_off(&e);
-    guest_free(g);
-    test_root_free(&t);
-    sched_off();
+    job_test_end(&t, &e, g);
 }
 END_TEST
 
@@ -363,13 +351,8 @@ START_TEST(reopens)
 }
 END_TEST
 
-int main(void)
+static void add_tests(TCase *tc)
 {
-    Suite *suite = suite_create("block-job-chain");
-    TCase *tc = tcase_create("chain");
-    SRunner *runner;
-    int failed;
-
     tcase_set_timeout(tc, 120);
     tcase_add_test(tc, transactions_are_taken_back);
     tcase_add_test(tc, reopens);
@@ -379,12 +362,9 @@ int main(void)
     tcase_add_loop_test(tc, commits_the_middle, 0, seeds());
     tcase_add_loop_test(tc, commits_the_active, 0, seeds());
     tcase_add_loop_test(tc, streams, 0, seeds());
-    suite_add_tcase(suite, tc);
-    runner = srunner_create(suite);
-    test_dir();
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    test_dir_remove();
-    return failed != 0;
+}
+
+int main(void)
+{
+    return run_block_tests("block-job-chain", add_tests);
 }

@@ -54,10 +54,7 @@ START_TEST(full_backup)
     check_disk(target, then, "the backup");
     check_disk(source, g->disk, "the disk");
     ck_assert_ptr_eq(block_user_node(g->user), source);
-    events_off(&e);
-    guest_free(g);
-    test_root_free(&t);
-    sched_off();
+    job_test_end(&t, &e, g);
 }
 END_TEST
 
@@ -95,10 +92,7 @@ START_TEST(incremental_backup)
     check_disk(target, later, "the second incremental backup");
     guest_stop(g);
     ck_assert_uint_gt(block_bitmap_count(bitmap), 0);
-    events_off(&e);
-    guest_free(g);
-    test_root_free(&t);
-    sched_off();
+    job_test_end(&t, &e, g);
 }
 END_TEST
 
@@ -253,32 +247,21 @@ START_TEST(mirror)
     }
     guest_stop(g);
     check_disk(block_user_node(g->user), g->disk, "the disk");
-    events_off(&e);
-    guest_free(g);
-    test_root_free(&t);
-    sched_off();
+    job_test_end(&t, &e, g);
 }
 END_TEST
 
-int main(void)
+static void add_tests(TCase *tc)
 {
-    Suite *suite = suite_create("block-job-copy");
-    TCase *tc = tcase_create("copy");
-    SRunner *runner;
-    int failed;
-
     tcase_set_timeout(tc, 120);
     tcase_add_loop_test(tc, full_backup, 0, seeds());
     tcase_add_loop_test(tc, incremental_backup, 0, seeds());
     tcase_add_loop_test(tc, fleecing, 0, seeds());
     tcase_add_loop_test(tc, copy_before_write_fails, 0, 2);
     tcase_add_loop_test(tc, mirror, 0, 2 * seeds());
-    suite_add_tcase(suite, tc);
-    runner = srunner_create(suite);
-    test_dir();
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    test_dir_remove();
-    return failed != 0;
+}
+
+int main(void)
+{
+    return run_block_tests("block-job-copy", add_tests);
 }

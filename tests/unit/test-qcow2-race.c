@@ -239,19 +239,13 @@ START_TEST(every_order_keeps_the_data)
 }
 END_TEST
 
-int main(void)
+static void add_tests(TCase *tc)
 {
-    Suite *suite = suite_create("qcow2-race");
-    TCase *tc = tcase_create("race");
-    SRunner *runner;
-    int failed;
-
     tcase_set_timeout(tc, 120);
     tcase_add_loop_test(tc, every_order_keeps_the_data, 0, G_N_ELEMENTS(kinds));
-    suite_add_tcase(suite, tc);
-    runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? 1 : 0;
+}
+
+int main(void)
+{
+    return run_tests("qcow2-race", add_tests);
 }
