@@ -187,16 +187,6 @@ static bool parse(json_object *options, DriveOptions *d, GError **error)
 
 /* The protocol node's options. */
 
-static void put_str(json_object *obj, const char *key, const char *value)
-{
-    json_object_object_add(obj, key, json_object_new_string(value));
-}
-
-static void put_bool(json_object *obj, const char *key, bool value)
-{
-    json_object_object_add(obj, key, json_object_new_boolean(value));
-}
-
 static void move_member(json_object *from, json_object *to, const char *key)
 {
     json_object *value = options_take(from, key);
@@ -306,12 +296,12 @@ static void put_common(json_object *options, const DriveOptions *d)
 {
     json_object *cache = json_object_new_object();
 
-    put_bool(cache, "direct", d->direct);
-    put_bool(cache, "no-flush", d->no_flush);
+    json_add_bool(cache, "direct", d->direct);
+    json_add_bool(cache, "no-flush", d->no_flush);
     json_object_object_add(options, "cache", cache);
-    put_bool(options, "read-only", d->read_only || d->snapshot);
+    json_add_bool(options, "read-only", d->read_only || d->snapshot);
     if (!json_object_object_get_ex(options, "auto-read-only", NULL))
-        put_bool(options, "auto-read-only", true);
+        json_add_bool(options, "auto-read-only", true);
 }
 
 /* The format node's options: those of the drive that are not the drive's own. */
@@ -336,7 +326,7 @@ static json_object *co_fn format_options(const DriveOptions *d, json_object *par
     put_common(options, d);
     json_object_object_add(options, "file", protocol);
     if (d->format)
-        put_str(options, "driver", d->format);
+        json_add_str(options, "driver", d->format);
     return options;
 }
 
@@ -356,8 +346,8 @@ static BlockNode *co_fn open_guessed(BlockGraph *graph, json_object *options, GE
         return NULL;
     format = block_node_probe_format(file, error);
     if (format) {
-        put_str(options, "driver", format);
-        put_str(options, "file", file->name);
+        json_add_str(options, "driver", format);
+        json_add_str(options, "file", file->name);
         node = block_node_open_with(graph, options, NULL, error);
     }
     if (node && !strcmp(format, "raw") && !node->config.read_only) {
@@ -425,9 +415,9 @@ static BlockNode *co_fn add_filters(BlockGraph *graph, BlockNode *node, const Dr
     if (!node || !d->copy_on_read)
         return node;
     options = json_object_new_object();
-    put_str(options, "driver", "copy-on-read");
-    put_str(options, "file", node->name);
-    put_bool(options, "read-only", d->read_only);
+    json_add_str(options, "driver", "copy-on-read");
+    json_add_str(options, "file", node->name);
+    json_add_bool(options, "read-only", d->read_only);
     below = node;
     node = block_node_open_with(graph, options, NULL, error);
     block_node_release(below);             /* the filter holds it */

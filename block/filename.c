@@ -3,11 +3,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-static void put_str(json_object *options, const char *key, const char *value)
-{
-    json_object_object_add(options, key, json_object_new_string(value));
-}
-
 static int do_stat_device(void *filename)
 {
     struct stat st;
@@ -89,7 +84,7 @@ json_object *co_fn block_filename_options(const char *filename, const char *rela
         return options_of_uri(filename, scheme, error);
     path = block_filename_resolve(filename + (scheme ? scheme + 1 : 0), relative_to);
     options = json_object_new_object();
-    put_str(options, "driver", is_device(path) ? "host_device" : "file");
-    put_str(options, "filename", path);
+    json_add_str(options, "driver", is_device(path) ? "host_device" : "file");
+    json_add_str(options, "filename", path);
     return options;
 }

@@ -27,11 +27,6 @@ const char *co_fn block_node_probe_format(BlockNode *file, GError **error)
     return NULL;
 }
 
-static void put_str(json_object *obj, const char *key, const char *value)
-{
-    json_object_object_add(obj, key, json_object_new_string(value));
-}
-
 typedef struct ImageOpen {
     BlockGraph *graph;
     const char *filename, *format;
@@ -74,8 +69,8 @@ static BlockNode *co_fn open_stack(const ImageOpen *open, json_object *protocol,
         format = block_node_probe_format(file, open->error);
     if (format) {
         drop_unknown(top, format);
-        put_str(top, "driver", format);
-        put_str(top, "file", file->name);
+        json_add_str(top, "driver", format);
+        json_add_str(top, "file", file->name);
         node = block_node_open_with(open->graph, top, NULL, open->error);
     }
     block_node_release(file);              /* the format's node holds it */

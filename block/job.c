@@ -52,16 +52,6 @@ void block_job_group_unref(BlockJobGroup *group)
 
 /* Events. */
 
-static void add_str(json_object *obj, const char *key, const char *value)
-{
-    json_object_object_add(obj, key, json_object_new_string(value));
-}
-
-static void add_int(json_object *obj, const char *key, int64_t value)
-{
-    json_object_object_add(obj, key, json_object_new_int64(value));
-}
-
 static void emit(BlockJob *job, const char *event, json_object *data)
 {
     event_emit((Object *)job->graph, event, data);
@@ -72,8 +62,8 @@ void block_job_set_status(BlockJob *job, BlockJobStatus status)
     json_object *data = json_object_new_object();
 
     job->status = status;
-    add_str(data, "id", job->id);
-    add_str(data, "status", status_words[status]);
+    json_add_str(data, "id", job->id);
+    json_add_str(data, "status", status_words[status]);
     emit(job, "JOB_STATUS_CHANGE", data);
 }
 
@@ -85,13 +75,13 @@ static void emit_block_event(BlockJob *job, const char *event, bool with_error)
         json_object_put(data);
         return;
     }
-    add_str(data, "type", job->type->name);
-    add_str(data, "device", job->id);
-    add_int(data, "len", job->total);
-    add_int(data, "offset", job->done);
-    add_int(data, "speed", job->speed);
+    json_add_str(data, "type", job->type->name);
+    json_add_str(data, "device", job->id);
+    json_add_int(data, "len", job->total);
+    json_add_int(data, "offset", job->done);
+    json_add_int(data, "speed", job->speed);
     if (with_error && job->error)
-        add_str(data, "error", job->error->message);
+        json_add_str(data, "error", job->error->message);
     emit(job, event, data);
 }
 
@@ -99,8 +89,8 @@ static void emit_pending(BlockJob *job)
 {
     json_object *data = json_object_new_object();
 
-    add_str(data, "type", job->type->name);
-    add_str(data, "id", job->id);
+    json_add_str(data, "type", job->type->name);
+    json_add_str(data, "id", job->id);
     emit(job, "BLOCK_JOB_PENDING", data);
 }
 
@@ -456,9 +446,9 @@ BlockErrorAction block_job_error_action(BlockJob *job, BlockOnError policy, bool
         action = BLOCK_ERROR_STOP;
     else if (policy == BLOCK_ON_ERROR_IGNORE)
         action = BLOCK_ERROR_IGNORE;
-    add_str(data, "device", job->id);
-    add_str(data, "operation", is_read ? "read" : "write");
-    add_str(data, "action", words[action]);
+    json_add_str(data, "device", job->id);
+    json_add_str(data, "operation", is_read ? "read" : "write");
+    json_add_str(data, "action", words[action]);
     emit(job, "BLOCK_JOB_ERROR", data);
     if (action == BLOCK_ERROR_STOP && !job->user_paused) {
         job->user_paused = true;
@@ -650,13 +640,13 @@ json_object *block_job_info(BlockJob *job)
 {
     json_object *info = json_object_new_object();
 
-    add_str(info, "id", job->id);
-    add_str(info, "type", job->type->name);
-    add_str(info, "status", status_words[job->status]);
-    add_int(info, "current-progress", job->done);
-    add_int(info, "total-progress", job->total);
+    json_add_str(info, "id", job->id);
+    json_add_str(info, "type", job->type->name);
+    json_add_str(info, "status", status_words[job->status]);
+    json_add_int(info, "current-progress", job->done);
+    json_add_int(info, "total-progress", job->total);
     if (job->error)
-        add_str(info, "error", job->error->message);
+        json_add_str(info, "error", job->error->message);
     return info;
 }
 
@@ -669,17 +659,17 @@ json_object *block_job_block_info(BlockJob *job)
         { "auto-finalize", job->auto_finalize }, { "auto-dismiss", job->auto_dismiss },
     };
 
-    add_str(info, "type", job->type->name);
-    add_str(info, "device", job->id);
-    add_int(info, "len", job->total);
-    add_int(info, "offset", job->done);
-    add_int(info, "speed", job->speed);
-    add_str(info, "io-status", job->nospace ? "nospace" : job->failed ? "failed" : "ok");
-    add_str(info, "status", status_words[job->status]);
+    json_add_str(info, "type", job->type->name);
+    json_add_str(info, "device", job->id);
+    json_add_int(info, "len", job->total);
+    json_add_int(info, "offset", job->done);
+    json_add_int(info, "speed", job->speed);
+    json_add_str(info, "io-status", job->nospace ? "nospace" : job->failed ? "failed" : "ok");
+    json_add_str(info, "status", status_words[job->status]);
     for (unsigned i = 0; i < G_N_ELEMENTS(bools); i++)
         json_object_object_add(info, bools[i].name, json_object_new_boolean(bools[i].value));
     if (job->error)
-        add_str(info, "error", job->error->message);
+        json_add_str(info, "error", job->error->message);
     if (job->type->describe)
         job->type->describe(job, info);
     return info;

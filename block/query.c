@@ -6,21 +6,6 @@
 #include "block/node.h"
 #include <errno.h>
 
-static void add_int(json_object *obj, const char *key, int64_t value)
-{
-    json_object_object_add(obj, key, json_object_new_int64(value));
-}
-
-static void add_bool(json_object *obj, const char *key, bool value)
-{
-    json_object_object_add(obj, key, json_object_new_boolean(value));
-}
-
-static void add_str(json_object *obj, const char *key, const char *value)
-{
-    json_object_object_add(obj, key, json_object_new_string(value));
-}
-
 /* ImageInfo. */
 
 static int64_t allocated_size(BlockNode *node)
@@ -53,12 +38,12 @@ json_object *block_node_image_info(BlockNode *node, GError **error)
         return NULL;
     }
     info = json_object_new_object();
-    add_str(info, "filename", block_node_filename(node));
-    add_str(info, "format", node->driver->name);
-    add_int(info, "virtual-size", size);
+    json_add_str(info, "filename", block_node_filename(node));
+    json_add_str(info, "format", node->driver->name);
+    json_add_int(info, "virtual-size", size);
     if (allocated >= 0)
-        add_int(info, "actual-size", allocated);
-    add_bool(info, "dirty-flag", false);
+        json_add_int(info, "actual-size", allocated);
+    json_add_bool(info, "dirty-flag", false);
     if (node->driver->image_info)
         node->driver->image_info(node, info);
     add_snapshots(node, info);
@@ -75,8 +60,8 @@ static json_object *describe_children(const BlockNode *node)
         BlockEdge *edge = node->children->pdata[i];
         json_object *child = json_object_new_object();
 
-        add_str(child, "child", edge->key);
-        add_str(child, "node-name", edge->child->name);
+        json_add_str(child, "child", edge->key);
+        json_add_str(child, "node-name", edge->child->name);
         json_object_array_add(children, child);
     }
     return children;
@@ -96,20 +81,21 @@ static json_object *describe(BlockNode *node, bool write_cache, BlockUser *user)
     json_object *info = json_object_new_object(), *cache = json_object_new_object();
     json_object *image = block_node_image_info(node, NULL);
 
-    add_str(info, "file", block_node_filename(node));
-    add_str(info, "node-name", node->name);
-    add_bool(info, "ro", node->config.read_only);
-    add_str(info, "drv", node->driver->name);
-    add_int(info, "backing_file_depth", 0);
+    json_add_str(info, "file", block_node_filename(node));
+    json_add_str(info, "node-name", node->name);
+    json_add_bool(info, "ro", node->config.read_only);
+    json_add_str(info, "drv", node->driver->name);
+    json_add_int(info, "backing_file_depth", 0);
     json_object_object_add(info, "children", describe_children(node));
-    add_bool(info, "active", true);
-    add_bool(info, "encrypted", false);
-    add_str(info, "detect_zeroes", block_detect_zeroes_words[node->config.detect_zeroes]);
+    json_add_bool(info, "active", true);
+    json_add_bool(info, "encrypted", false);
+    json_add_str(info, "detect_zeroes", block_detect_zeroes_words[node->config.detect_zeroes]);
     block_user_describe_throttle(user, info);
-    add_int(info, "write_threshold", __atomic_load_n(&node->write_threshold, __ATOMIC_RELAXED));
-    add_bool(cache, "writeback", write_cache);
-    add_bool(cache, "direct", node->config.direct);
-    add_bool(cache, "no-flush", node->config.no_flush);
+    json_add_int(info, "write_threshold",
+                 __atomic_load_n(&node->write_threshold, __ATOMIC_RELAXED));
+    json_add_bool(cache, "writeback", write_cache);
+    json_add_bool(cache, "direct", node->config.direct);
+    json_add_bool(cache, "no-flush", node->config.no_flush);
     json_object_object_add(info, "cache", cache);
     if (image)
         json_object_object_add(info, "image", image);
@@ -153,12 +139,12 @@ static json_object *block_info(BlockNode *node, const char *qdev, bool write_cac
 {
     json_object *info = json_object_new_object();
 
-    add_str(info, "device", device_name(node));
+    json_add_str(info, "device", device_name(node));
     if (qdev)
-        add_str(info, "qdev", qdev);
-    add_str(info, "type", "unknown");
-    add_bool(info, "removable", false);
-    add_bool(info, "locked", false);
+        json_add_str(info, "qdev", qdev);
+    json_add_str(info, "type", "unknown");
+    json_add_bool(info, "removable", false);
+    json_add_bool(info, "locked", false);
     json_object_object_add(info, "inserted", describe(shown(node), write_cache, user));
     return info;
 }
@@ -187,8 +173,8 @@ json_object *block_query_block(BlockGraph *graph)
         if (!user->device)
             continue;
         info = block_info(user->node, qdev, block_user_write_cache(user), user);
-        add_str(info, "io-status",
-                io_status[__atomic_load_n(&user->io_status, __ATOMIC_RELAXED)]);
+        json_add_str(info, "io-status",
+                     io_status[__atomic_load_n(&user->io_status, __ATOMIC_RELAXED)]);
         json_object_array_add(list, info);
     }
     for (unsigned i = 0; i < graph->nodes->len; i++) {
@@ -221,7 +207,7 @@ static void add_operation(json_object *stats, const char *prefix, const BlockSta
     for (unsigned i = 0; i < n; i++) {
         g_autofree char *key = g_strconcat(members[i].before, prefix, members[i].after, NULL);
 
-        add_int(stats, key, members[i].value);
+        json_add_int(stats, key, members[i].value);
     }
 }
 
@@ -233,11 +219,11 @@ static json_object *stats_object(const BlockStats *from, bool accounted, int64_t
     add_operation(stats, "wr", from, BLOCK_ACCT_WRITE);
     add_operation(stats, "flush", from, BLOCK_ACCT_FLUSH);
     add_operation(stats, "unmap", from, BLOCK_ACCT_UNMAP);
-    add_int(stats, "wr_highest_offset", from->wr_highest_offset);
+    json_add_int(stats, "wr_highest_offset", from->wr_highest_offset);
     if (idle_ns >= 0)
-        add_int(stats, "idle_time_ns", idle_ns);
-    add_bool(stats, "account_invalid", accounted);
-    add_bool(stats, "account_failed", accounted);
+        json_add_int(stats, "idle_time_ns", idle_ns);
+    json_add_bool(stats, "account_invalid", accounted);
+    json_add_bool(stats, "account_failed", accounted);
     json_object_object_add(stats, "timed_stats", json_object_new_array());
     return stats;
 }
@@ -249,7 +235,7 @@ static json_object *node_stats(BlockNode *node)
     json_object *info = json_object_new_object(), *specific;
     BlockNode *file = block_node_file(node), *backing = block_node_child(node, "backing");
 
-    add_str(info, "node-name", node->name);
+    json_add_str(info, "node-name", node->name);
     json_object_object_add(info, "stats", stats_object(&none, false, -1));
     specific = node->driver->stats ? node->driver->stats(node) : NULL;
     if (specific)
@@ -274,9 +260,9 @@ static json_object *user_stats(BlockUser *user)
     stats.of[BLOCK_ACCT_WRITE].failed += stats.of[BLOCK_ACCT_ZERO].failed;
     stats.of[BLOCK_ACCT_WRITE].invalid += stats.of[BLOCK_ACCT_ZERO].invalid;
     stats.of[BLOCK_ACCT_WRITE].total_time_ns += stats.of[BLOCK_ACCT_ZERO].total_time_ns;
-    add_str(info, "device", device_name(user->node));
+    json_add_str(info, "device", device_name(user->node));
     if (qdev)
-        add_str(info, "qdev", qdev);
+        json_add_str(info, "qdev", qdev);
     counters = stats_object(&stats, true, last ? loop_clock_ns() - last : -1);
     block_user_describe_histograms(user, counters);
     json_object_object_add(info, "stats", counters);
@@ -304,7 +290,7 @@ json_object *block_query_blockstats(BlockGraph *graph, bool query_nodes)
         if (node->drive && !has_device(node)) {
             json_object *info = node_stats(node);
 
-            add_str(info, "device", node->drive->id);
+            json_add_str(info, "device", node->drive->id);
             json_object_array_add(list, info);
         }
     }

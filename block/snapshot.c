@@ -102,11 +102,6 @@ static bool parse_sync(json_object *data, SyncArgs *args, GError **error)
     return true;
 }
 
-static void put_str(json_object *obj, const char *key, const char *value)
-{
-    json_object_object_add(obj, key, json_object_new_string(value));
-}
-
 static bool create_overlay(SnapshotAction *a, const SyncArgs *args, GError **error)
 {
     g_autoptr(json_object) options = json_object_new_object();
@@ -115,8 +110,8 @@ static bool create_overlay(SnapshotAction *a, const SyncArgs *args, GError **err
     if (!strcmp(args->mode, "existing"))
         return true;
     json_object_object_add(options, "size", json_object_new_int64(block_node_size(a->node)));
-    put_str(options, "backing_file", block_node_filename(below));
-    put_str(options, "backing_fmt", below->driver->name);
+    json_add_str(options, "backing_file", block_node_filename(below));
+    json_add_str(options, "backing_fmt", below->driver->name);
     return block_image_create(a->action.graph, args->format, args->file, options, error);
 }
 
@@ -125,7 +120,7 @@ static bool co_fn open_overlay(SnapshotAction *a, const SyncArgs *args, GError *
     g_autoptr(json_object) options = json_object_new_object();
 
     if (args->name)
-        put_str(options, "node-name", args->name);
+        json_add_str(options, "node-name", args->name);
     json_object_object_add(options, "backing", NULL);
     a->overlay = block_image_open(a->action.graph, args->file, args->format, options, error);
     return a->overlay != NULL;

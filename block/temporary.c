@@ -20,24 +20,19 @@ static int remove_file(void *path)
     return unlink(path) < 0 ? -errno : 0;
 }
 
-static void put_str(json_object *obj, const char *key, const char *value)
-{
-    json_object_object_add(obj, key, json_object_new_string(value));
-}
-
 static json_object *overlay_options(const char *path, const char *backing, const char *name)
 {
     json_object *options = json_object_new_object(), *file = json_object_new_object();
     json_object *cache = json_object_new_object();
 
-    put_str(file, "driver", "file");
-    put_str(file, "filename", path);
+    json_add_str(file, "driver", "file");
+    json_add_str(file, "filename", path);
     json_object_object_add(cache, "no-flush", json_object_new_boolean(true));
-    put_str(options, "driver", "qcow2");
-    put_str(options, "discard", "unmap");
-    put_str(options, "backing", backing);
+    json_add_str(options, "driver", "qcow2");
+    json_add_str(options, "discard", "unmap");
+    json_add_str(options, "backing", backing);
     if (name)
-        put_str(options, "node-name", name);
+        json_add_str(options, "node-name", name);
     json_object_object_add(options, "cache", cache);
     json_object_object_add(options, "file", file);
     return options;

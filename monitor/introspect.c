@@ -50,11 +50,6 @@ static char *make_name(Mask *mask, const QmpType *type)
     }
 }
 
-static void put(json_object *object, const char *key, const char *text)
-{
-    json_object_object_add(object, key, json_object_new_string(text));
-}
-
 static json_object *words(const char *const *list)
 {
     json_object *array = json_object_new_array();
@@ -66,8 +61,8 @@ static json_object *words(const char *const *list)
 static json_object *info(const char *name, const char *meta, const char *const *features)
 {
     json_object *object = json_object_new_object();
-    put(object, "name", name);
-    put(object, "meta-type", meta);
+    json_add_str(object, "name", name);
+    json_add_str(object, "meta-type", meta);
     if (features)
         json_object_object_add(object, "features", words(features));
     return object;
@@ -78,8 +73,8 @@ static json_object *describe_members(Mask *mask, const QmpType *type)
     json_object *array = json_object_new_array();
     for (const QmpMember *m = type->members; m && m->name; m++) {
         json_object *member = json_object_new_object();
-        put(member, "name", m->name);
-        put(member, "type", name_of(mask, m->type));
+        json_add_str(member, "name", m->name);
+        json_add_str(member, "type", name_of(mask, m->type));
         if (m->optional)
             json_object_object_add(member, "default", NULL);
         if (m->features)
@@ -94,8 +89,8 @@ static json_object *describe_variants(Mask *mask, const QmpType *type)
     json_object *array = json_object_new_array();
     for (int i = 0; type->tag->type->words[i]; i++) {
         json_object *variant = json_object_new_object();
-        put(variant, "case", type->tag->type->words[i]);
-        put(variant, "type", name_of(mask, type->branches[i]));
+        json_add_str(variant, "case", type->tag->type->words[i]);
+        json_add_str(variant, "type", name_of(mask, type->branches[i]));
         json_object_array_add(array, variant);
     }
     return array;
@@ -106,7 +101,7 @@ static json_object *describe_struct(Mask *mask, const QmpType *type)
     json_object *object = info(name_of(mask, type), "object", type->features);
     json_object_object_add(object, "members", describe_members(mask, type));
     if (type->tag) {
-        put(object, "tag", type->tag->name);
+        json_add_str(object, "tag", type->tag->name);
         json_object_object_add(object, "variants", describe_variants(mask, type));
     }
     return object;
@@ -118,7 +113,7 @@ static json_object *describe_enum(Mask *mask, const QmpType *type)
     json_object *members = json_object_new_array();
     for (int i = 0; type->words[i]; i++) {
         json_object *member = json_object_new_object();
-        put(member, "name", type->words[i]);
+        json_add_str(member, "name", type->words[i]);
         json_object_array_add(members, member);
     }
     json_object_object_add(object, "members", members);
@@ -132,7 +127,7 @@ static json_object *describe_alternate(Mask *mask, const QmpType *type)
     json_object *members = json_object_new_array();
     for (int i = 0; type->branches[i]; i++) {
         json_object *member = json_object_new_object();
-        put(member, "type", name_of(mask, type->branches[i]));
+        json_add_str(member, "type", name_of(mask, type->branches[i]));
         json_object_array_add(members, member);
     }
     json_object_object_add(object, "members", members);
@@ -146,7 +141,7 @@ static json_object *describe_builtin(Mask *mask, const QmpType *type)
         [QMP_KIND_NULL] = "null", [QMP_KIND_ANY] = "value", [QMP_KIND_INT] = "int",
     };
     json_object *object = info(name_of(mask, type), "builtin", NULL);
-    put(object, "json-type", json_types[type->kind]);
+    json_add_str(object, "json-type", json_types[type->kind]);
     return object;
 }
 
@@ -162,7 +157,7 @@ static json_object *describe_type(Mask *mask, const QmpType *type)
         return describe_alternate(mask, type);
     case QMP_KIND_ARRAY:
         object = info(name_of(mask, type), "array", NULL);
-        put(object, "element-type", name_of(mask, type->element));
+        json_add_str(object, "element-type", name_of(mask, type->element));
         return object;
     default:
         return describe_builtin(mask, type);
@@ -172,8 +167,8 @@ static json_object *describe_type(Mask *mask, const QmpType *type)
 static json_object *describe_command(Mask *mask, const QmpCommand *command)
 {
     json_object *object = info(command->name, "command", command->features);
-    put(object, "arg-type", name_of(mask, command->data));
-    put(object, "ret-type", name_of(mask, command->returns));
+    json_add_str(object, "arg-type", name_of(mask, command->data));
+    json_add_str(object, "ret-type", name_of(mask, command->returns));
     if (command->oob)
         json_object_object_add(object, "allow-oob", json_object_new_boolean(true));
     return object;
@@ -188,7 +183,7 @@ json_object *qmp_introspect(void)
         json_object_array_add(reply, describe_command(&mask, command));
     for (const QmpEventInfo *event = qmp_events; event->name; event++) {
         json_object *object = info(event->name, "event", event->features);
-        put(object, "arg-type", name_of(&mask, event->data));
+        json_add_str(object, "arg-type", name_of(&mask, event->data));
         json_object_array_add(reply, object);
     }
     const QmpType *type;

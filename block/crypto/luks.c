@@ -5,11 +5,12 @@
  * are needed, so that erasing a part of them erases the key.
  */
 #include "block/crypto/luks-int.h"
+#include "src/base/options.h"
+#include "src/base/util.h"
 #include <errno.h>
 #include <gcrypt.h>
 #include <inttypes.h>
 #include <string.h>
-#include "src/base/util.h"
 
 enum { HASH_MAX = 64, ITERATIONS_MIN = 1000, ERASE_PASSES = 8 };
 
@@ -400,11 +401,6 @@ int co_fn luks_erase_slot(Luks *luks, const LuksIo *io, int i, GError **error)
 
 /* Info. */
 
-static void put_str(json_object *to, const char *key, const char *value)
-{
-    json_object_object_add(to, key, json_object_new_string(value));
-}
-
 static void put_cipher(const LuksHeader *header, json_object *info)
 {
     g_auto(GStrv) mode = g_strsplit(header->cipher.mode, "-", 2);
@@ -412,12 +408,12 @@ static void put_cipher(const LuksHeader *header, json_object *info)
     unsigned bits = header->key_bytes * 8 / (g_str_equal(mode[0], "xts") ? 2 : 1);
     g_autofree char *alg = g_strdup_printf("%s-%u", header->cipher.name, bits);
 
-    put_str(info, "cipher-alg", alg);
-    put_str(info, "cipher-mode", mode[0]);
-    put_str(info, "ivgen-alg", iv[0] ? iv[0] : "");
+    json_add_str(info, "cipher-alg", alg);
+    json_add_str(info, "cipher-mode", mode[0]);
+    json_add_str(info, "ivgen-alg", iv[0] ? iv[0] : "");
     if (iv[0] && iv[1])
-        put_str(info, "ivgen-hash-alg", iv[1]);
-    put_str(info, "hash-alg", header->hash);
+        json_add_str(info, "ivgen-hash-alg", iv[1]);
+    json_add_str(info, "hash-alg", header->hash);
 }
 
 static json_object *slot_info(const LuksSlot *slot)
@@ -441,7 +437,7 @@ json_object *luks_info(const Luks *luks)
     json_object *info = json_object_new_object(), *slots = json_object_new_array();
 
     put_cipher(header, info);
-    put_str(info, "uuid", header->uuid);
+    json_add_str(info, "uuid", header->uuid);
     json_object_object_add(info, "payload-offset",
                            json_object_new_int64((int64_t)header->payload * CIPHER_SECTOR));
     json_object_object_add(info, "master-key-iters",

@@ -12,17 +12,12 @@
 const char *const nbd_uri_schemes[] = { "nbd", "nbd+unix", "nbd+tcp", "nbds", "nbds+unix",
                                         "nbds+tcp", NULL };
 
-static void put_text(json_object *options, const char *key, const char *text)
-{
-    json_object_object_add(options, key, json_object_new_string(text));
-}
-
 static json_object *unix_server(const char *path)
 {
     json_object *server = json_object_new_object();
 
-    put_text(server, "type", "unix");
-    put_text(server, "path", path);
+    json_add_str(server, "type", "unix");
+    json_add_str(server, "path", path);
     return server;
 }
 
@@ -30,9 +25,9 @@ static json_object *tcp_server(const char *host, const char *port)
 {
     json_object *server = json_object_new_object();
 
-    put_text(server, "type", "inet");
-    put_text(server, "host", host);
-    put_text(server, "port", port);
+    json_add_str(server, "type", "inet");
+    json_add_str(server, "host", host);
+    json_add_str(server, "port", port);
     return server;
 }
 
@@ -40,9 +35,9 @@ static json_object *options_of(json_object *server, const char *export)
 {
     json_object *options = json_object_new_object();
 
-    put_text(options, "driver", "nbd");
+    json_add_str(options, "driver", "nbd");
     json_object_object_add(options, "server", server);
-    put_text(options, "export", export);
+    json_add_str(options, "export", export);
     return options;
 }
 
@@ -134,7 +129,7 @@ json_object *nbd_parse_uri(const char *text, GError **error)
     path = g_uri_get_path(uri);
     options = options_of(server, path[0] == '/' ? path + 1 : path);
     if (creds)
-        put_text(options, "tls-creds", creds);
+        json_add_str(options, "tls-creds", creds);
     else if (g_str_has_prefix(text, "nbds"))
         json_object_object_add(options, "tls-system", json_object_new_boolean(true));
     return options;

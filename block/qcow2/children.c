@@ -33,11 +33,6 @@ void qcow2_child_changed(BlockNode *node, const char *key)
     s->data_file = s->has_data_file ? block_node_child(node, "data-file") : s->file;
 }
 
-static void put_str(json_object *obj, const char *key, const char *value)
-{
-    json_object_object_add(obj, key, json_object_new_string(value));
-}
-
 /* The external data file: as the options say, else as the header names it. */
 bool co_fn qcow2_open_data_file(Qcow2 *s, json_object *options, GError **error)
 {
@@ -76,7 +71,7 @@ static json_object *format_options(const char *format, json_object *protocol, ui
 {
     json_object *options = json_object_new_object();
 
-    put_str(options, "driver", format);
+    json_add_str(options, "driver", format);
     json_object_object_add(options, "file", json_object_get(protocol));
     if (!strcmp(format, "qcow2"))
         json_object_object_add(options, "x-chain-depth", json_object_new_int64(depth + 1));

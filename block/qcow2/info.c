@@ -4,16 +4,6 @@
 #include "block/chain.h"
 #include <string.h>
 
-static void add_bool(json_object *obj, const char *key, bool value)
-{
-    json_object_object_add(obj, key, json_object_new_boolean(value));
-}
-
-static void add_str(json_object *obj, const char *key, const char *value)
-{
-    json_object_object_add(obj, key, json_object_new_string(value));
-}
-
 /* "Bitmap directory entry": its flags. */
 static json_object *bitmap_flags(BlockBitmap *bitmap)
 {
@@ -37,7 +27,7 @@ static void add_bitmaps(const Qcow2 *s, json_object *data)
             continue;
         one = json_object_new_object();
         json_object_object_add(one, "flags", bitmap_flags(b));
-        add_str(one, "name", block_bitmap_name(b));
+        json_add_str(one, "name", block_bitmap_name(b));
         json_object_object_add(one, "granularity",
                                json_object_new_int64(block_bitmap_granularity(b)));
         list = list ? list : json_object_new_array();
@@ -51,31 +41,31 @@ static void add_version_3(const Qcow2 *s, json_object *data)
 {
     const Qcow2Header *h = &s->header;
 
-    add_bool(data, "lazy-refcounts", h->compatible & QCOW2_COMPAT_LAZY_REFCOUNTS);
+    json_add_bool(data, "lazy-refcounts", h->compatible & QCOW2_COMPAT_LAZY_REFCOUNTS);
     add_bitmaps(s, data);
     json_object_object_add(data, "refcount-bits", json_object_new_int64(s->refcount_bits));
-    add_bool(data, "corrupt", h->incompatible & QCOW2_INCOMPAT_CORRUPT);
+    json_add_bool(data, "corrupt", h->incompatible & QCOW2_INCOMPAT_CORRUPT);
     if (s->has_data_file && h->data_file)
-        add_str(data, "data-file", h->data_file);
+        json_add_str(data, "data-file", h->data_file);
     if (s->has_data_file)
-        add_bool(data, "data-file-raw", s->data_file_raw);
-    add_bool(data, "extended-l2", s->extended_l2);
+        json_add_bool(data, "data-file-raw", s->data_file_raw);
+    json_add_bool(data, "extended-l2", s->extended_l2);
 }
 
 static json_object *format_specific(const Qcow2 *s)
 {
     json_object *info = json_object_new_object(), *data = json_object_new_object();
 
-    add_str(data, "compat", s->header.version == 2 ? "0.10" : "1.1");
-    add_str(data, "compression-type",
-            s->header.compression_type == QCOW2_COMPRESSION_ZSTD ? "zstd" : "zlib");
+    json_add_str(data, "compat", s->header.version == 2 ? "0.10" : "1.1");
+    json_add_str(data, "compression-type",
+                 s->header.compression_type == QCOW2_COMPRESSION_ZSTD ? "zstd" : "zlib");
     if (s->header.version == 2)
         json_object_object_add(data, "refcount-bits", json_object_new_int64(s->refcount_bits));
     else
         add_version_3(s, data);
     if (s->crypto_info)
         json_object_object_add(data, "encrypt", json_object_get(s->crypto_info));
-    add_str(info, "type", "qcow2");
+    json_add_str(info, "type", "qcow2");
     json_object_object_add(info, "data", data);
     return info;
 }
@@ -89,10 +79,10 @@ static void add_backing(Qcow2 *s, json_object *info)
     if (!h->backing_file)
         return;
     full = block_filename_resolve(h->backing_file, block_node_filename(s->file));
-    add_str(info, "backing-filename", h->backing_file);
-    add_str(info, "full-backing-filename", full);
+    json_add_str(info, "backing-filename", h->backing_file);
+    json_add_str(info, "full-backing-filename", full);
     if (h->backing_format)
-        add_str(info, "backing-filename-format", h->backing_format);
+        json_add_str(info, "backing-filename-format", h->backing_format);
     if (backing) {
         json_object *image = block_node_image_info(block_node_skip_filters(backing), NULL);
 
@@ -107,8 +97,8 @@ void qcow2_image_info(BlockNode *node, json_object *info)
 
     json_object_object_add(info, "cluster-size", json_object_new_int64(s->cluster_size));
     if (s->header.crypt_method != QCOW2_CRYPT_NONE)
-        add_bool(info, "encrypted", true);
-    add_bool(info, "dirty-flag", s->header.incompatible & QCOW2_INCOMPAT_DIRTY);
+        json_add_bool(info, "encrypted", true);
+    json_add_bool(info, "dirty-flag", s->header.incompatible & QCOW2_INCOMPAT_DIRTY);
     add_backing(s, info);
     json_object_object_add(info, "format-specific", format_specific(s));
 }
@@ -125,6 +115,6 @@ void qcow2_describe(BlockNode *node, json_object *info)
         g_autofree char *full = block_filename_resolve(s->header.backing_file,
                                                        block_node_filename(s->file));
 
-        add_str(info, "backing_file", full);
+        json_add_str(info, "backing_file", full);
     }
 }

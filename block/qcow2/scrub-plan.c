@@ -114,16 +114,6 @@ int co_fn qcow2_live_locate(Qcow2Live *live)
 
 /* Telling. */
 
-static void put_u64(json_object *to, const char *key, uint64_t value)
-{
-    json_object_object_add(to, key, json_object_new_uint64(value));
-}
-
-static void put_str(json_object *to, const char *key, const char *value)
-{
-    json_object_object_add(to, key, json_object_new_string(value));
-}
-
 void qcow2_live_finding(BlockScrub *scrub, json_object *finding)
 {
     if (json_object_array_length(scrub->findings) < FINDINGS_MAX) {
@@ -148,11 +138,11 @@ static void tell_found(Qcow2Live *live, const Qcow2Found *found)
         message = g_strdup_printf("%s cluster %" PRIu64 " refcount=%" PRIu64 " reference=%" PRIu64,
                                   found->stored < found->counted ? "ERROR" : "Leaked",
                                   found->cluster, found->stored, found->counted);
-    put_str(finding, "message", message);
-    put_u64(finding, "cluster", offset);
+    json_add_str(finding, "message", message);
+    json_add_u64(finding, "cluster", offset);
     if (found->located) {
-        put_u64(finding, "table", found->table);
-        put_u64(finding, "index", found->index);
+        json_add_u64(finding, "table", found->table);
+        json_add_u64(finding, "index", found->index);
     }
     qcow2_live_finding(live->scrub, finding);
 }
@@ -184,16 +174,16 @@ static void plan_act(Qcow2Live *live, const Qcow2Found *found, json_object *acts
         return;
     }
     act = json_object_new_object();
-    put_str(act, "kind", kind_of(found));
-    put_u64(act, "cluster", found->cluster << live->s->cluster_bits);
+    json_add_str(act, "kind", kind_of(found));
+    json_add_u64(act, "cluster", found->cluster << live->s->cluster_bits);
     if (found->copied) {
-        put_u64(act, "table", found->table);
-        put_u64(act, "index", found->index);
-        put_u64(act, "entry-from", found->entry);
-        put_u64(act, "entry-to", right_entry(found));
+        json_add_u64(act, "table", found->table);
+        json_add_u64(act, "index", found->index);
+        json_add_u64(act, "entry-from", found->entry);
+        json_add_u64(act, "entry-to", right_entry(found));
     } else {
-        put_u64(act, "refcount-from", found->stored);
-        put_u64(act, "refcount-to", found->counted);
+        json_add_u64(act, "refcount-from", found->stored);
+        json_add_u64(act, "refcount-to", found->counted);
     }
     json_object_array_add(acts, act);
 }
@@ -203,7 +193,7 @@ void qcow2_live_tell(Qcow2Live *live)
     BlockScrub *scrub = live->scrub;
     json_object *acts = json_object_new_array();
 
-    put_u64(scrub->plan, "cluster-size", scrub->cluster_size);
+    json_add_u64(scrub->plan, "cluster-size", scrub->cluster_size);
     json_object_object_add(scrub->plan, "acts", acts);
     /* Counts before flags, which follow from them. */
     for (int copied = 0; copied < 2; copied++) {
@@ -361,7 +351,7 @@ static void tell_refused(Qcow2Live *live, json_object *act)
         g_strdup_printf("Refused, as the image is not as the act says: %s",
                         json_object_to_json_string_ext(act, JSON_C_TO_STRING_PLAIN));
 
-    put_str(finding, "message", message);
+    json_add_str(finding, "message", message);
     qcow2_live_finding(live->scrub, finding);
     live->scrub->refused++;
 }

@@ -1,12 +1,8 @@
 /* What query-pci tells (QMP PciInfo). */
 #include <linux/pci_regs.h>
 #include "hw/pci/pci-int.h"
+#include "src/base/options.h"
 #include "src/base/util.h"
-
-static void add_int(json_object *o, const char *key, int64_t value)
-{
-    json_object_object_add(o, key, json_object_new_int64(value));
-}
 
 /* Names of base class and subclass (PCI Code and ID Assignment), of devices that there are. */
 static const char *class_name(uint16_t class)
@@ -36,10 +32,10 @@ static json_object *describe_region(const PciDevice *dev, unsigned n)
     json_object *o = json_object_new_object();
     bool io = bar->flags & PCI_BAR_IO;
 
-    add_int(o, "bar", n);
+    json_add_int(o, "bar", n);
     json_object_object_add(o, "type", json_object_new_string(io ? "io" : "memory"));
-    add_int(o, "address", bar->address == UINT64_MAX ? -1 : (int64_t)bar->address);
-    add_int(o, "size", bar->region->size);
+    json_add_int(o, "address", bar->address == UINT64_MAX ? -1 : (int64_t)bar->address);
+    json_add_int(o, "size", bar->region->size);
     if (!io) {
         json_object_object_add(o, "prefetch",
                                json_object_new_boolean(bar->flags & PCI_BAR_PREFETCH));
@@ -55,8 +51,8 @@ static json_object *describe_range(const PciDevice *dev, PciWindow which)
     uint64_t base, limit;
 
     pci_bridge_window(dev, which, &base, &limit);
-    add_int(o, "base", base);
-    add_int(o, "limit", limit);
+    json_add_int(o, "base", base);
+    json_add_int(o, "limit", limit);
     return o;
 }
 
@@ -67,9 +63,9 @@ static json_object *describe_bridge(PciDevice *dev)
     json_object *o = json_object_new_object(), *bus = json_object_new_object();
     unsigned secondary = dev->config[PCI_SECONDARY_BUS];
 
-    add_int(bus, "number", dev->config[PCI_PRIMARY_BUS]);
-    add_int(bus, "secondary", secondary);
-    add_int(bus, "subordinate", dev->config[PCI_SUBORDINATE_BUS]);
+    json_add_int(bus, "number", dev->config[PCI_PRIMARY_BUS]);
+    json_add_int(bus, "secondary", secondary);
+    json_add_int(bus, "subordinate", dev->config[PCI_SUBORDINATE_BUS]);
     json_object_object_add(bus, "io_range", describe_range(dev, PCI_WINDOW_IO));
     json_object_object_add(bus, "memory_range", describe_range(dev, PCI_WINDOW_MEM));
     json_object_object_add(bus, "prefetchable_range", describe_range(dev, PCI_WINDOW_PREF));
@@ -86,23 +82,23 @@ static json_object *describe_device(PciDevice *dev, unsigned bus_number)
     json_object *o = json_object_new_object(), *info = json_object_new_object();
     json_object *id = json_object_new_object(), *regions = json_object_new_array();
 
-    add_int(o, "bus", bus_number);
-    add_int(o, "slot", PCI_SLOT(dev->devfn));
-    add_int(o, "function", PCI_FUNC(dev->devfn));
+    json_add_int(o, "bus", bus_number);
+    json_add_int(o, "slot", PCI_SLOT(dev->devfn));
+    json_add_int(o, "function", PCI_FUNC(dev->devfn));
     if (class_name(class))
         json_object_object_add(info, "desc", json_object_new_string(class_name(class)));
-    add_int(info, "class", class);
+    json_add_int(info, "class", class);
     json_object_object_add(o, "class_info", info);
-    add_int(id, "device", ld_le16(c + PCI_DEVICE_ID));
-    add_int(id, "vendor", ld_le16(c + PCI_VENDOR_ID));
+    json_add_int(id, "device", ld_le16(c + PCI_DEVICE_ID));
+    json_add_int(id, "vendor", ld_le16(c + PCI_VENDOR_ID));
     if (!pci_ops(dev)->bridge) {
-        add_int(id, "subsystem", ld_le16(c + PCI_SUBSYSTEM_ID));
-        add_int(id, "subsystem-vendor", ld_le16(c + PCI_SUBSYSTEM_VENDOR_ID));
+        json_add_int(id, "subsystem", ld_le16(c + PCI_SUBSYSTEM_ID));
+        json_add_int(id, "subsystem-vendor", ld_le16(c + PCI_SUBSYSTEM_VENDOR_ID));
     }
     json_object_object_add(o, "id", id);
     if (c[PCI_INTERRUPT_PIN])
-        add_int(o, "irq", c[PCI_INTERRUPT_LINE]);
-    add_int(o, "irq_pin", c[PCI_INTERRUPT_PIN]);
+        json_add_int(o, "irq", c[PCI_INTERRUPT_LINE]);
+    json_add_int(o, "irq_pin", c[PCI_INTERRUPT_PIN]);
     json_object_object_add(o, "qdev_id", json_object_new_string(dev->dev.id ? dev->dev.id : ""));
     if (pci_bridge_bus(dev))
         json_object_object_add(o, "pci_bridge", describe_bridge(dev));
@@ -127,7 +123,7 @@ json_object *pci_describe(PciBus *root)
 {
     json_object *o = json_object_new_object();
 
-    add_int(o, "bus", root->number);
+    json_add_int(o, "bus", root->number);
     json_object_object_add(o, "devices", describe_devices(root, root->number));
     return o;
 }

@@ -13,6 +13,24 @@
 
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(json_object, json_object_put)
 
+/* Members of an object that is being made, in the place of what the key had. */
+static inline void json_add_str(json_object *object, const char *key, const char *value)
+{
+    json_object_object_add(object, key, json_object_new_string(value));
+}
+static inline void json_add_bool(json_object *object, const char *key, bool value)
+{
+    json_object_object_add(object, key, json_object_new_boolean(value));
+}
+static inline void json_add_int(json_object *object, const char *key, int64_t value)
+{
+    json_object_object_add(object, key, json_object_new_int64(value));
+}
+static inline void json_add_u64(json_object *object, const char *key, uint64_t value)
+{
+    json_object_object_add(object, key, json_object_new_uint64(value));
+}
+
 /* Text that starts with '{' is JSON, anything else key=value.  Returns an object, or NULL. */
 json_object *options_parse(const char *text, const char *implied_key, GError **error);
 

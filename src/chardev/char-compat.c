@@ -2,16 +2,11 @@
 #include <string.h>
 #include "src/chardev/chardev-int.h"
 
-static void set_str(json_object *o, const char *key, const char *value)
-{
-    json_object_object_add(o, key, json_object_new_string(value));
-}
-
 static Chardev *create(Object *root, const char *id, const char *kind, json_object *options,
                        GError **error)
 {
-    set_str(options, "id", id);
-    set_str(options, "backend", kind);
+    json_add_str(options, "id", id);
+    json_add_str(options, "backend", kind);
     return chardev_create(root, options, error);
 }
 
@@ -23,7 +18,7 @@ static Chardev *create_with_path(Object *root, const char *id, const char *kind,
     if (!options)
         return NULL;
     if (mux)
-        set_str(options, "mux", "on");
+        json_add_str(options, "mux", "on");
     return create(root, id, kind, options, error);
 }
 
@@ -45,10 +40,10 @@ static Chardev *create_tcp(Object *root, const char *id, const char *text, bool 
     bool brackets = length >= 2 && host[0] == '[' && host[length - 1] == ']';
     if (brackets)
         host[length - 1] = '\0';
-    set_str(options, "host", brackets ? host + 1 : host);
-    set_str(options, "port", colon + 1);
+    json_add_str(options, "host", brackets ? host + 1 : host);
+    json_add_str(options, "port", colon + 1);
     if (mux)
-        set_str(options, "mux", "on");
+        json_add_str(options, "mux", "on");
     return create(root, id, "socket", options, error);
 }
 
@@ -57,9 +52,9 @@ static Chardev *create_word(Object *root, const char *id, const char *word, bool
 {
     g_autoptr(json_object) options = json_object_new_object();
     if (mux)
-        set_str(options, "mux", "on");
+        json_add_str(options, "mux", "on");
     if (mux && !strcmp(word, "stdio")) /* Ctrl-C is for the guest: Ctrl-A x quits */
-        set_str(options, "signal", "off");
+        json_add_str(options, "signal", "off");
     return create(root, id, word, options, error);
 }
 
@@ -166,9 +161,9 @@ static bool translate(const char *kind, json_object *options, GError **error)
             return error_hint(error, "leave out 'wait'");
         }
         if (!json_object_object_get_ex(options, "server", &server))
-            set_str(options, "server", "on");
+            json_add_str(options, "server", "on");
         if (!json_object_object_get_ex(options, "wait", &wait))
-            set_str(options, "wait", "off");
+            json_add_str(options, "wait", "off");
     }
     return true;
 }

@@ -421,11 +421,6 @@ json_object *cpu_model_definitions(Kvm *kvm)
     return list;
 }
 
-static void put_int(json_object *props, const char *key, uint64_t value)
-{
-    json_object_object_add(props, key, json_object_new_uint64(value));
-}
-
 /* What makes the CPU what it is; @full adds what is so by default. */
 static json_object *props_json(const CpuModel *model, bool full)
 {
@@ -434,17 +429,17 @@ static json_object *props_json(const CpuModel *model, bool full)
         json_object_object_add(props, *name,
                                json_object_new_boolean(cpu_model_feature(model, *name)));
     json_object_object_add(props, "vendor", json_object_new_string(model->vendor));
-    put_int(props, "family", model->family);
-    put_int(props, "model", model->model);
-    put_int(props, "stepping", model->stepping);
+    json_add_u64(props, "family", model->family);
+    json_add_u64(props, "model", model->model);
+    json_add_u64(props, "stepping", model->stepping);
     json_object_object_add(props, "model-id", json_object_new_string(model->model_id));
-    put_int(props, "min-level", model->level);
-    put_int(props, "min-xlevel", model->xlevel);
+    json_add_u64(props, "min-level", model->level);
+    json_add_u64(props, "min-xlevel", model->xlevel);
     if (!full)
         return props;
-    put_int(props, "level", model->level);
-    put_int(props, "xlevel", model->xlevel);
-    put_int(props, "phys-bits", model->phys_bits);
+    json_add_u64(props, "level", model->level);
+    json_add_u64(props, "xlevel", model->xlevel);
+    json_add_u64(props, "phys-bits", model->phys_bits);
     for (unsigned i = 0; i < G_N_ELEMENTS(bool_options); i++)
         json_object_object_add(
             props, bool_options[i].name,

@@ -7,11 +7,6 @@ static const char *const cache_words[] = { "none", "off", "writeback", "writethr
                                            "unsafe", NULL };
 enum { CACHE_NONE, CACHE_OFF, CACHE_WRITEBACK, CACHE_WRITETHROUGH, CACHE_DIRECTSYNC, CACHE_UNSAFE };
 
-static void put_bool(json_object *options, const char *key, bool value)
-{
-    json_object_object_add(options, key, json_object_new_boolean(value));
-}
-
 static bool parse_cache(const ImgOpen *how, int *mode, GError **error)
 {
     *mode = CACHE_WRITEBACK;
@@ -35,21 +30,21 @@ static void put_common(json_object *options, const ImgOpen *how, int mode)
 
     if (!json_object_object_get_ex(options, "cache", NULL)) {
         cache = json_object_new_object();
-        put_bool(cache, "direct",
-                 mode == CACHE_NONE || mode == CACHE_OFF || mode == CACHE_DIRECTSYNC);
-        put_bool(cache, "no-flush", mode == CACHE_UNSAFE);
+        json_add_bool(cache, "direct",
+                      mode == CACHE_NONE || mode == CACHE_OFF || mode == CACHE_DIRECTSYNC);
+        json_add_bool(cache, "no-flush", mode == CACHE_UNSAFE);
         json_object_object_add(options, "cache", cache);
     }
     if (!json_object_object_get_ex(options, "read-only", NULL))
-        put_bool(options, "read-only", read_only);
+        json_add_bool(options, "read-only", read_only);
     if (how->flags & IMG_FORCE_SHARE)
-        put_bool(options, "force-share", true);
+        json_add_bool(options, "force-share", true);
     if (!json_object_object_get_ex(options, "discard", NULL))
         json_object_object_add(options, "discard", json_object_new_string("unmap"));
     if (how->flags & IMG_REPAIR)
-        put_bool(options, "x-check", true);
+        json_add_bool(options, "x-check", true);
     if (how->flags & IMG_HEADER_ONLY)
-        put_bool(options, "x-header-only", true);
+        json_add_bool(options, "x-header-only", true);
     if (how->flags & IMG_NO_BACKING && !json_object_object_get_ex(options, "backing", NULL))
         json_object_object_add(options, "backing", NULL);
 }

@@ -11,11 +11,6 @@ static void put_text(json_object *options, const char *key, const char *text)
         json_object_object_add(options, key, json_object_new_string(text));
 }
 
-static void put_bool(json_object *options, const char *key, bool on)
-{
-    json_object_object_add(options, key, json_object_new_boolean(on));
-}
-
 static bool put_cache(const NbdOptions *o, json_object *options, GError **error)
 {
     static const char *const modes[] = { "none", "writeback", "writethrough", "directsync",
@@ -26,8 +21,8 @@ static bool put_cache(const NbdOptions *o, json_object *options, GError **error)
     if (!g_strv_contains(modes, mode))
         return fail(error, ERR_INVALID_PARAMETER, "Invalid cache mode '%s'", mode);
     cache = json_object_new_object();
-    put_bool(cache, "direct", !strcmp(mode, "none") || !strcmp(mode, "directsync"));
-    put_bool(cache, "no-flush", !strcmp(mode, "unsafe"));
+    json_add_bool(cache, "direct", !strcmp(mode, "none") || !strcmp(mode, "directsync"));
+    json_add_bool(cache, "no-flush", !strcmp(mode, "unsafe"));
     json_object_object_add(options, "cache", cache);
     return true;
 }
@@ -121,7 +116,7 @@ static bool open_window(NbdImage *image, const NbdOptions *o, BlockGraph *graph,
     put_text(window, "driver", "raw");
     put_text(window, "node-name", "window");
     put_text(window, "file", image->name);
-    put_bool(window, "read-only", o->read_only);
+    json_add_bool(window, "read-only", o->read_only);
     put_text(window, "discard", "unmap");
     json_object_object_add(window, "offset", json_object_new_int64(o->offset));
     g_free(image->name);
@@ -134,7 +129,7 @@ static bool co_fn open_image(NbdImage *image, const NbdOptions *o, BlockGraph *g
     g_autoptr(json_object) common = json_object_new_object();
 
     put_text(common, "node-name", "image");
-    put_bool(common, "read-only", o->read_only || o->temporary);
+    json_add_bool(common, "read-only", o->read_only || o->temporary);
     put_text(common, "discard", o->discard ? o->discard : "unmap");
     put_text(common, "detect-zeroes", o->detect_zeroes);
     if (!put_cache(o, common, error))

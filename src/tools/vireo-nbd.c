@@ -33,11 +33,6 @@ static void put_text(json_object *options, const char *key, const char *text)
         json_object_object_add(options, key, json_object_new_string(text));
 }
 
-static void put_bool(json_object *options, const char *key, bool on)
-{
-    json_object_object_add(options, key, json_object_new_boolean(on));
-}
-
 /* ---- the server ---- */
 
 static void on_client(unsigned clients, void *opaque)
@@ -94,10 +89,10 @@ static bool add_export(Server *s, GError **error)
     put_text(export, "node-name", s->image.name);
     put_text(export, "name", o->name ? o->name : "");
     put_text(export, "description", o->description);
-    put_bool(export, "writable", !o->read_only);
-    put_bool(export, "writethrough", nbd_image_writethrough(o));
-    put_bool(export, "allocation-depth", o->depth);
-    put_bool(export, "multi-conn", o->shared != 1 || device_links(o) > 1);
+    json_add_bool(export, "writable", !o->read_only);
+    json_add_bool(export, "writethrough", nbd_image_writethrough(o));
+    json_add_bool(export, "allocation-depth", o->depth);
+    json_add_bool(export, "multi-conn", o->shared != 1 || device_links(o) > 1);
     for (unsigned i = 0; i < o->bitmaps->len; i++)
         json_object_array_add(bitmaps, json_object_new_string(o->bitmaps->pdata[i]));
     json_object_object_add(export, "bitmaps", bitmaps);
