@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ import nbd
 VIREO_NBD, VIREO_IMG, VIREO = (os.path.abspath(p) for p in sys.argv[1:4])
 TIMEOUT = 60
 MiB = 1 << 20
+SO_ACCEPTCON = 0x10000                      # in the flags of /proc/net/unix
 
 
 def run(*line, check=True, **more):
@@ -34,6 +36,14 @@ def until(condition, what):
         if time.monotonic() > limit:
             raise AssertionError("never: " + what)
         time.sleep(0.01)
+
+
+def is_ready(path):
+    """It is there; a socket is also listened at (a connection would count as a client's)."""
+    if not os.path.exists(path) or not stat.S_ISSOCK(os.stat(path).st_mode):
+        return os.path.exists(path)
+    with open("/proc/net/unix") as f:
+        return any(fields[-1] == path and int(fields[3], 16) & SO_ACCEPTCON for fields in map(str.split, f))
 
 
 def can_connect(path):
@@ -72,7 +82,7 @@ class Case(unittest.TestCase):
                                    stderr=subprocess.PIPE, env=env)
         self.addCleanup(self.end, process)
         if ready:
-            until(lambda: process.poll() is not None or os.path.exists(ready), "listen at " + ready)
+            until(lambda: process.poll() is not None or is_ready(ready), "listen at " + ready)
             self.assertIsNone(process.poll(), "it ended at once")
         return process
 
