@@ -656,11 +656,8 @@ START_TEST(model_properties)
 }
 END_TEST
 
-int main(void)
+static void add_tests(TCase *t)
 {
-    guest_require_kvm();
-    Suite *suite = suite_create("kvm");
-    TCase *t = tcase_create("guest");
     tcase_set_timeout(t, 120);
     tcase_add_loop_test(t, ports_and_registers, KVM_IRQCHIP_ON, KVM_IRQCHIP_OFF + 1);
     tcase_add_test(t, flat_32_bit_start);
@@ -685,10 +682,10 @@ int main(void)
     tcase_add_test(t, ioeventfds);
     tcase_add_loop_test(t, guest_sees_the_model, 0, G_N_ELEMENTS(model_names));
     tcase_add_test(t, model_properties);
-    suite_add_tcase(suite, t);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
+int main(void)
+{
+    guest_require_kvm();
+    return run_tests("kvm", add_tests);
 }

@@ -109,11 +109,14 @@ START_TEST(drives_find_the_driver)
 }
 END_TEST
 
+static void add_tests(TCase *tc)
+{
+    tcase_add_loop_test(tc, device_requests, 0, G_N_ELEMENTS(setups));
+    tcase_add_test(tc, drives_find_the_driver);
+}
+
 int main(void)
 {
-    Suite *suite = suite_create("block-device");
-    TCase *tcase = tcase_create("device");
-    SRunner *runner;
     g_autofree char *image = test_file("loop.img", DEVICE_BYTES);
     int failed;
 
@@ -123,14 +126,7 @@ int main(void)
         test_dir_remove();
         return 77;
     }
-    tcase_add_loop_test(tcase, device_requests, 0, G_N_ELEMENTS(setups));
-    tcase_add_test(tcase, drives_find_the_driver);
-    suite_add_tcase(suite, tcase);
-    runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
+    failed = run_block_tests("block-device", add_tests);
     detach_loop();
-    test_dir_remove();
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return failed;
 }
