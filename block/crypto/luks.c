@@ -27,8 +27,8 @@ bool luks_derive(const char *hash, const uint8_t *secret, size_t bytes, const ui
 uint32_t luks_iterations(const char *hash, size_t key_bytes, uint64_t ms)
 {
     uint8_t key[LUKS_KEY_MAX], salt[LUKS_SALT] = { 0 };
-    uint32_t n = 1 << 14;
-    int64_t ns;
+    int64_t enough = MIN(ms, 20) * INT64_C(1000000), ns;
+    uint32_t n = ITERATIONS_MIN;
 
     for (;; n *= 2) {
         int64_t start = loop_clock_ns();
@@ -36,7 +36,7 @@ uint32_t luks_iterations(const char *hash, size_t key_bytes, uint64_t ms)
         if (!luks_derive(hash, (const uint8_t *)"x", 1, salt, n, key, key_bytes))
             return ITERATIONS_MIN;
         ns = MAX(loop_clock_ns() - start, 1);
-        if (ns > 20000000 || n > 1u << 26)
+        if (ns > enough || n > 1u << 26)
             break;
     }
     return CLAMP((double)n * ms * 1e6 / ns, ITERATIONS_MIN, (double)UINT32_MAX);

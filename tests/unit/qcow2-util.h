@@ -3,8 +3,7 @@
 #include "block-util.h"
 #include "src/base/util.h"
 
-/* Runs a command; its output is shown only when it fails.  Returns the exit code.  QEMU's tools, before
- * they make a key, measure how fast they are, and give up where the clock is too coarse: once more then. */
+/* Runs a command; its output is shown only when it fails.  Returns the exit code. */
 G_GNUC_PRINTF(1, 2)
 static inline int run_command(const char *format, ...)
 {
@@ -16,14 +15,8 @@ static inline int run_command(const char *format, ...)
     va_start(args, format);
     command = g_strdup_vprintf(format, args);
     va_end(args);
-    for (int tries = 0; tries < 10; tries++) {
-        g_clear_pointer(&out, g_free);
-        g_clear_pointer(&err, g_free);
-        if (!g_spawn_command_line_sync(command, &out, &err, &status, &error))
-            g_error("%s: %s", command, error->message);
-        if (!status || !strstr(err, "Unable to get accurate CPU usage"))
-            break;
-    }
+    if (!g_spawn_command_line_sync(command, &out, &err, &status, &error))
+        g_error("%s: %s", command, error->message);
     if (status)
         fprintf(stderr, "%s: status %x\n%s%s\n", command, status, out, err);
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;

@@ -343,5 +343,6 @@ static void add_tests(TCase *tc)
 
 int main(void)
 {
+    test_quick_clock();
     return run_block_tests("qcow2-amend", add_tests);
 }
