@@ -367,7 +367,7 @@ static int co_fn check(BlockNode *node, IoType type, uint64_t offset, uint64_t b
     }
     pthread_mutex_unlock(&b->lock);
     if (error && !immediately)
-        co_sleep_ns(0);                    /* as an error of a disk: later */
+        co_pause();                        /* as an error of a disk: later */
     return -error;
 }
 

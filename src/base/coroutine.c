@@ -342,3 +342,13 @@ void co_fn co_sleep_ns(int64_t ns)
     while (sleeper) /* another's wake does not end it */
         co_yield();
 }
+
+void co_fn co_pause(void)
+{
+    Coroutine *sleeper = co_self();
+    LoopBh next;
+    loop_bh_init(&next, sleeper->loop, sleep_over, &sleeper);
+    loop_bh_schedule(&next);
+    while (sleeper)
+        co_yield();
+}

@@ -30,6 +30,7 @@ void co_wake(Coroutine *co);
 void co_run_sync(CoroutineFn *fn, void *opaque);
 
 void co_fn co_sleep_ns(int64_t ns);
+void co_fn co_pause(void);             /* until the loop's next turn: others run meanwhile */
 
 /* A mutex between coroutines of any loops.  Fair.  Zero-initialised is unlocked. */
 typedef struct CoMutex {

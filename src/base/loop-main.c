@@ -100,6 +100,13 @@ void loop_set_vm_lock(Loop *loop, VmLock *lock)
     loop->vm_lock = lock;
 }
 
+/* While an order is drawn and nothing but the loop's own lists can hold work, a turn needs no system call. */
+static bool runs_by_itself(Loop *loop)
+{
+    return sched_on() && !loop->vm_lock && !loop->fds.head && loop->ring_state != RING_ON &&
+           loop_has_work(loop);
+}
+
 /* Callbacks hold the VM lock, whether or not the caller of the turn did. */
 bool loop_main_iterate(Loop *loop, bool may_block)
 {
@@ -107,7 +114,8 @@ bool loop_main_iterate(Loop *loop, bool may_block)
     bool take = lock && !vm_locked(lock);
     if (take)
         vm_lock(lock);
-    bool any = g_main_context_iteration(NULL, may_block);
+    bool any = runs_by_itself(loop) ? loop_dispatch(loop)
+                                    : g_main_context_iteration(NULL, may_block);
     if (take && loop->vm_lock == lock)
         vm_unlock(lock);
     return any;

@@ -96,7 +96,7 @@ static int co_fn ram_begin(const char *what, unsigned *ret_request)
     const unsigned never = UINT_MAX;
 
     for (unsigned n = sched_choose(3) + (sched_choose(16) == 15) * 60; n; n--)
-        co_sleep_ns(0);
+        co_pause();
     if (ram.before)
         ram.before(what);
     if (logging()) {
@@ -147,7 +147,7 @@ static int co_fn ram_write(BlockNode *node, uint64_t offset, const struct iovec 
         ret = -ENOSPC;
     for (int i = 0; ret == 0 && i < iovcnt; offset += iov[i++].iov_len) {
         if (i && sched_on())
-            co_sleep_ns(0);
+            co_pause();
         memcpy(ram_disk(node)->data + offset, iov[i].iov_base, iov[i].iov_len);
         ram_changed(node, offset, iov[i].iov_len, request);
     }
@@ -178,7 +178,7 @@ static int co_fn ram_zero(BlockNode *node, uint64_t offset, uint64_t bytes, unsi
 static int co_fn ram_discard(BlockNode *node, uint64_t offset, uint64_t bytes)
 {
     if (sched_on())
-        co_sleep_ns(0);
+        co_pause();
     return ram_fill(node, "discard", 0xdd, offset, bytes);
 }
 
@@ -220,6 +220,18 @@ static const BlockDriver ram_driver = {
     .co_zero = ram_zero, .co_discard = ram_discard, .co_flush = ram_flush, .co_resize = ram_resize,
 };
 BLOCK_DRIVER(ram_driver)
+
+RamCopy ram_copy(unsigned disk)
+{
+    return (RamCopy){ g_memdup2(ram.disks[disk].data, ram.disks[disk].size), ram.disks[disk].size };
+}
+
+void ram_restore(const RamCopy *copy)
+{
+    ram_clear();
+    memcpy(ram.disks[0].data, copy->data, copy->size);
+    ram.disks[0].size = copy->size;
+}
 
 void ram_clear(void)
 {

@@ -43,6 +43,14 @@ typedef struct Ram {
 } Ram;
 extern Ram ram;
 
+/* A disk's bytes, to begin with them again and again. */
+typedef struct RamCopy {
+    uint8_t *data;                         /* owned */
+    uint64_t size;
+} RamCopy;
+RamCopy ram_copy(unsigned disk);
+void ram_restore(const RamCopy *copy);     /* ram_clear, and @copy is disk 0 */
+
 void ram_clear(void);                      /* all disks empty, no failures, no log */
 void ram_log_start(void);
 void ram_log_stop(void);                   /* forgets the log */

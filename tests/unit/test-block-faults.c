@@ -71,7 +71,7 @@ static int co_fn fake_read(BlockNode *node, uint64_t offset, const struct iovec 
 {
     check_request(offset, iov, iovcnt, bytes);
     fake.reads++;
-    co_sleep_ns(1000);
+    co_pause();
     if (fails())
         return -fake.fail_with;
     for (int i = 0; i < iovcnt; offset += iov[i++].iov_len)
@@ -85,7 +85,7 @@ static int co_fn fake_write(BlockNode *node, uint64_t offset, const struct iovec
     check_request(offset, iov, iovcnt, bytes);
     ck_assert_uint_eq(flags, 0);
     fake.writes++;
-    co_sleep_ns(1000);
+    co_pause();
     if (fails())
         return -fake.fail_with;
     for (int i = 0; i < iovcnt; offset += iov[i++].iov_len)

@@ -168,6 +168,30 @@ START_TEST(sleep_lasts)
 }
 END_TEST
 
+/* Others run in between, whatever they wake. */
+static void co_fn pauser(void *opaque)
+{
+    Log *log = opaque;
+    char name = (char)('a' + log->count++);
+    for (int i = 0; i < 2; i++) {
+        g_string_append_c(log->text, name);
+        co_wake(co_self());
+        co_pause();
+    }
+    log->done = !--log->count;
+}
+
+START_TEST(a_pause_lets_others_run)
+{
+    Log log;
+    log_init(&log);
+    for (int i = 0; i < 3; i++)
+        co_start(pauser, &log);
+    loop_wait(&log.done);
+    expect(&log, "abcabc");
+}
+END_TEST
+
 static void co_fn lock_and_log(void *opaque)
 {
     Log *log = opaque;
@@ -325,6 +349,7 @@ static void add(TCase *tc)
     tcase_add_test(tc, many_at_once);
     tcase_add_test(tc, wake_in_a_nested_turn_is_kept);
     tcase_add_test(tc, sleep_lasts);
+    tcase_add_test(tc, a_pause_lets_others_run);
     tcase_add_test(tc, mutex_is_fair);
     tcase_add_test(tc, queue_wakes_all);
     tcase_add_test(tc, workers_return_values);
