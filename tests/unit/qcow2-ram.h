@@ -1,5 +1,6 @@
 /* Images on disks in memory (ram-disk.h). */
 #pragma once
+#include "tests/unit/seeds.h"              /* first: assertions of the others name the seed, too */
 #include "qcow2-util.h"
 #include "block/image.h"
 #include "src/base/sched.h"
@@ -73,16 +74,4 @@ static inline BlockCheck ram_check(BlockNode *node, unsigned fix)
     assert_no_error(c.error);
     ck_assert_int_eq(c.ret, 0);
     return c.result;
-}
-
-/* How often to try: a tenth of it where sanitizers make everything slow, or as the environment says:
- * VIREO_TEST_SEEDS. */
-static inline unsigned test_seeds(unsigned fallback)
-{
-    const char *given = g_getenv("VIREO_TEST_SEEDS");
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-    fallback = MAX(fallback / 10, 1);
-#endif
-    return given ? atoi(given) : fallback;
 }

@@ -32,8 +32,9 @@ typedef struct State {
 
 typedef struct Image {
     const Kind *kind;
-    uint8_t *file, *first;                 /* the prepared file; what snapshot "a" shows */
-    uint64_t file_bytes, size;
+    RamCopy file;                          /* prepared */
+    uint8_t *first;                        /* what snapshot "a" shows */
+    uint64_t size;
     State before, after;
 } Image;
 
@@ -167,24 +168,16 @@ static void prepare(Image *image, TestRoot *t, const Kind *kind)
     fill(user, bytes, 8 * KiB, 40 * KiB, 2);
     add_bitmap(image, user);
     qcow2_close_user(t, user);
-    image->file_bytes = ram.disks[0].size;
-    image->file = g_memdup2(ram.disks[0].data, image->file_bytes);
+    image->file = ram_copy(0);
     image->before = (State){ image->size, bytes, true, false };
 }
 
 static void image_free(Image *image)
 {
-    g_free(image->file);
+    g_free(image->file.data);
     g_free(image->first);
     g_free(image->before.bytes);
     g_free(image->after.bytes);
-}
-
-static void restore(const Image *image)
-{
-    ram_clear();
-    memcpy(ram.disks[0].data, image->file, image->file_bytes);
-    ram.disks[0].size = image->file_bytes;
 }
 
 static State state_after(const Image *image, Verb verb)
@@ -281,7 +274,7 @@ static bool fail_once(const Image *image, Verb verb, unsigned at, bool dead)
     bool fired;
     int ret;
 
-    restore(image);
+    ram_restore(&image->file);
     user = open_image(&t);
     ram.requests = 0;
     ram.fail_at = at;

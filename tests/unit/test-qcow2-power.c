@@ -277,9 +277,7 @@ static void cut_many_times(Power *p, TestRoot *t, RamReplay *replay, uint64_t se
 /* Every other run has a request that fails, too. */
 START_TEST(a_power_cut_costs_nothing_that_was_flushed)
 {
-    unsigned n = test_seeds(100);
-
-    for (uint64_t seed = 1; seed <= n; seed++) {
+    for (unsigned seed = 0; next_seed(&seed, 100);) {
         TestRoot t = test_root();
         RamReplay *replay;
         Power p;
