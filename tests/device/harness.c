@@ -461,10 +461,10 @@ void expect_request(TestMachine *m, MachineRequest what)
 /* The limit is for a test that fails: nothing that passes waits for it. */
 void wait_until(TestMachine *m, bool (*done)(void *opaque), void *opaque)
 {
-    int64_t end = loop_clock_ns() + 30 * INT64_C(1000000000);
+    int64_t end = loop_clock_ns() + 120 * INT64_C(1000000000);
 
     while (!done(opaque)) {
-        ck_assert_msg(loop_clock_ns() < end, "what was waited for did not come in 30 s");
+        ck_assert_msg(loop_clock_ns() < end, "what was waited for did not come in two minutes");
         if (!loop_iterate(loop_main(), false))
             g_usleep(20);                  /* an iothread may be at work */
     }

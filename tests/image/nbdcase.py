@@ -55,6 +55,15 @@ def can_connect(path):
             return False
 
 
+def free_port():
+    """A TCP port of this machine that nothing uses, and that it gives to nobody who asks for any."""
+    while True:
+        port = random.SystemRandom().randrange(20000, 32000)    # below net.ipv4.ip_local_port_range
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind(("127.0.0.1", port))
+            return port
+
+
 class Case(unittest.TestCase):
     def setUp(self):
         self.dir = tempfile.mkdtemp(prefix="vireo-nbd-")

@@ -7,12 +7,11 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 
 import nbd
 
-from nbdcase import VIREO_NBD, TIMEOUT, Case, MiB, main, run, until
+from nbdcase import VIREO_NBD, TIMEOUT, Case, MiB, free_port, main, run, until
 
 
 class Program(Case):
@@ -48,9 +47,7 @@ class Program(Case):
             self.assertEqual(bytes(h.pread(512, 0)), self.read(image)[MiB:MiB + 512])
 
     def test_tcp(self):
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = s.getsockname()[1]
+        port = free_port()
         self.daemon(VIREO_NBD, "-b", "127.0.0.1", "-p", port, "-t", "-f", "raw", self.image())
         until(lambda: run("nbdinfo", "--size", "nbd://127.0.0.1:%d" % port, check=False).returncode == 0,
               "listen on TCP")

@@ -10,14 +10,16 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 VIREO = None
+TIMEOUT = 60
 
 
-def run(*args, timeout=60):
+def run(*args):
     return subprocess.run([VIREO, *args], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                          timeout=timeout)
+                          timeout=TIMEOUT)
 
 
 class Errors(unittest.TestCase):
@@ -153,10 +155,14 @@ class Machine(unittest.TestCase):
         self.qmp = os.path.join(self.dir.name, "qmp")
 
     def connect(self):
-        s = socket.socket(socket.AF_UNIX)
-        s.connect(self.qmp)
-        f = s.makefile("rw")
-        s.close()
+        limit = time.monotonic() + TIMEOUT
+        with socket.socket(socket.AF_UNIX) as s:
+            s.settimeout(TIMEOUT)
+            while s.connect_ex(self.qmp):       # not there yet, or not listened at
+                self.assertLess(time.monotonic(), limit)
+                time.sleep(0.01)
+            f = s.makefile("rw")
+        self.addCleanup(f.close)
         self.assertIn("QMP", json.loads(f.readline()))
         self.ask(f, "qmp_capabilities")
         return f
@@ -192,15 +198,13 @@ class Machine(unittest.TestCase):
                                "-chardev", "socket,id=m,path=%s,server=on,wait=off" % self.qmp,
                                "-mon", "chardev=m,mode=control"])
         self.addCleanup(vm.kill)
-        while not os.path.exists(self.qmp) and vm.poll() is None:
-            pass
         f = self.connect()
         self.assertEqual(self.ask(f, "query-name")["return"], {"name": "a, b"})
         self.assertEqual(self.ask(f, "query-uuid")["return"]["UUID"],
                          "11111111-2222-3333-4444-555555555555")
         self.assertIn("c0", [c["label"] for c in self.ask(f, "query-chardev")["return"]])
         self.assertEqual(self.ask(f, "quit")["return"], {})
-        self.assertEqual(vm.wait(30), 0)
+        self.assertEqual(vm.wait(TIMEOUT), 0)
 
     def test_readconfig_errors_name_the_line(self):
         config = os.path.join(self.dir.name, "config")

@@ -251,7 +251,7 @@ class Test(unittest.TestCase):
         def expect(text):
             nonlocal seen
             while text not in seen:
-                ready, _, _ = select.select([fd], [], [], 30)
+                ready, _, _ = select.select([fd], [], [], 60)
                 self.assertTrue(ready, seen)
                 try:
                     seen += os.read(fd, 4096)
