@@ -8,27 +8,61 @@
 #include <inttypes.h>
 #include <string.h>
 
-static void set_text(char **to, const char *text)
-{
-    char *copy = g_strdup(text);
+/* The backing file's. */
+typedef struct Names {
+    char *file, *format;
+} Names;
 
-    g_free(*to);
-    *to = copy;
+static Names names_new(const char *file, const char *format)
+{
+    return (Names){ g_strdup(file), g_strdup(file ? format : NULL) };
 }
 
-/* Under the exclusive gate.  The header in memory is what it was when writing fails. */
-static int co_fn write_backing(Qcow2 *s, const char *filename, const char *format, GError **error)
+static void names_clear(Names *names)
 {
-    g_autofree char *old_file = g_steal_pointer(&s->header.backing_file);
-    g_autofree char *old_format = g_steal_pointer(&s->header.backing_format);
+    g_free(names->file);
+    g_free(names->format);
+}
+
+static void swap_names(Qcow2 *s, Names *names)
+{
+    Names old = { s->header.backing_file, s->header.backing_format };
+
+    s->header.backing_file = names->file;
+    s->header.backing_format = names->format;
+    *names = old;
+}
+
+/* Under the exclusive gate.  The header is what it was when writing fails. */
+static int co_fn write_names(Qcow2 *s, Names *names, GError **error)
+{
     int ret;
 
-    s->header.backing_file = g_strdup(filename);
-    s->header.backing_format = g_strdup(filename ? format : NULL);
-    ret = qcow2_header_write(s, error);
+    swap_names(s, names);
+    ret = qcow2_header_rewrite(s, error);
     if (ret < 0) {
-        set_text(&s->header.backing_file, old_file);
-        set_text(&s->header.backing_format, old_format);
+        swap_names(s, names);
+        if (qcow2_header_rewrite(s, NULL) < 0)
+            qcow2_header_give_up(s);
+    }
+    return ret;
+}
+
+/* Requests wait for the write only, not until it is stable. */
+static int co_fn change_names(Qcow2 *s, Names *names, GError **error)
+{
+    int ret;
+
+    qcow2_exclusive_begin(s);
+    ret = write_names(s, names, error);
+    qcow2_exclusive_end(s);
+    if (ret < 0)
+        return ret;
+    ret = qcow2_flush_file(s, error);
+    if (ret < 0) {
+        qcow2_exclusive_begin(s);
+        write_names(s, names, NULL);
+        qcow2_exclusive_end(s);
     }
     return ret;
 }
@@ -49,14 +83,15 @@ int co_fn qcow2_co_set_backing(BlockNode *node, const char *filename, const char
 {
     Qcow2 *s = qcow2_of(node);
     int ret = -EINVAL;
+    Names names;
 
     if (filename && !*filename)
         filename = NULL;
     if (!check_backing(s, filename, error))
         return ret;
-    qcow2_exclusive_begin(s);
-    ret = write_backing(s, filename, format, error);
-    qcow2_exclusive_end(s);
+    names = names_new(filename, format);
+    ret = change_names(s, &names, error);
+    names_clear(&names);
     return ret;
 }
 
@@ -212,6 +247,8 @@ static int co_fn change_backing(Amend *a, GError **error)
     const Qcow2Header *h = &a->s->header;
     const char *file = given(a, "backing-file") ? a->then.backing_file : h->backing_file;
     const char *format = given(a, "backing-fmt") ? a->then.backing_format : h->backing_format;
+    Names names;
+    int ret;
 
     if (!given(a, "backing-file") && !given(a, "backing-fmt"))
         return 0;
@@ -219,7 +256,14 @@ static int co_fn change_backing(Amend *a, GError **error)
         file = NULL;
     if (!g_strcmp0(file, h->backing_file) && !g_strcmp0(format, h->backing_format))
         return 0;
-    return check_backing(a->s, file, error) ? write_backing(a->s, file, format, error) : -EINVAL;
+    if (!check_backing(a->s, file, error))
+        return -EINVAL;
+    names = names_new(file, format);
+    ret = write_names(a->s, &names, error);
+    if (ret == 0 && (ret = qcow2_flush_file(a->s, error)) < 0)
+        write_names(a->s, &names, NULL);
+    names_clear(&names);
+    return ret;
 }
 
 static int co_fn change_width(Amend *a, GError **error)

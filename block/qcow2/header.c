@@ -466,8 +466,7 @@ static int co_fn put(Qcow2 *s, uint64_t offset, const void *data, uint64_t bytes
     return ret == 0 ? qcow2_flush_file(s, error) : ret;
 }
 
-/* Nobody knows what the header says: writing on by what is in memory could destroy what it names. */
-static void give_up(Qcow2 *s)
+void qcow2_header_give_up(Qcow2 *s)
 {
     __atomic_store_n(&s->corrupt, 1, __ATOMIC_SEQ_CST);
     warn_report("'%s': the header could be written neither anew nor as it was; the image will not be "
@@ -487,13 +486,13 @@ int co_fn qcow2_header_put(Qcow2 *s, uint64_t offset, const void *data, uint64_t
     if (ret == 0) {
         ret = put(s, offset, data, bytes, error);
         if (ret < 0 && put(s, offset, old, bytes, NULL) < 0)
-            give_up(s);
+            qcow2_header_give_up(s);
     }
     free(old);
     return ret;
 }
 
-int co_fn qcow2_header_write(Qcow2 *s, GError **error)
+static int co_fn write_whole(Qcow2 *s, bool safely, GError **error)
 {
     Cluster c = { .size = 1ull << s->header.cluster_bits };
     int ret;
@@ -506,7 +505,8 @@ int co_fn qcow2_header_write(Qcow2 *s, GError **error)
     memset(c.data, 0, c.size);
     put_fields(&s->header, &c);
     if (c.used <= c.size && put_extensions(&s->header, &c) && put_backing_name(&s->header, &c)) {
-        ret = qcow2_header_put(s, 0, c.data, c.size, error);
+        ret = safely ? qcow2_header_put(s, 0, c.data, c.size, error)
+                     : qcow2_meta_write(s, 0, c.data, c.size, "header", QCOW2_OL_MAIN_HEADER, error);
     } else {
         ret = -ENOSPC;
         fail(error, ERR_LIMIT, "'%s': the header and its names do not fit into a cluster of %" PRIu64
@@ -514,6 +514,16 @@ int co_fn qcow2_header_write(Qcow2 *s, GError **error)
     }
     free(c.data);
     return ret;
+}
+
+int co_fn qcow2_header_write(Qcow2 *s, GError **error)
+{
+    return write_whole(s, true, error);
+}
+
+int co_fn qcow2_header_rewrite(Qcow2 *s, GError **error)
+{
+    return write_whole(s, false, error);
 }
 
 /* One of the feature words, alone. */

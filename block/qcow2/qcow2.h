@@ -470,6 +470,10 @@ int co_fn qcow2_header_put(Qcow2 *s, uint64_t offset, const void *data, uint64_t
                            GError **error);
 /* The same with the whole cluster: fields, extensions, feature names, backing name. */
 int co_fn qcow2_header_write(Qcow2 *s, GError **error);
+/* One write, which is not stable yet; what became of it when it fails, the caller does not know. */
+int co_fn qcow2_header_rewrite(Qcow2 *s, GError **error);
+/* Nobody knows what the header says: writing on by what is in memory could destroy what it names. */
+void qcow2_header_give_up(Qcow2 *s);
 void qcow2_header_clear(Qcow2Header *header);
 /* An extension's data, or NULL; set replaces it (NULL: removes), header_write stores it. */
 const Qcow2Extension *qcow2_extension(const Qcow2 *s, uint32_t type);
