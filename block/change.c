@@ -380,12 +380,15 @@ void block_node_order(BlockNode *node, bool reads, bool on)
     block_node_route(node);
 }
 
-BlockRange *co_fn block_range_lock(BlockNode *node, uint64_t offset, uint64_t bytes)
+BlockRange *co_fn block_range_lock(BlockNode *node, uint64_t offset, uint64_t bytes, bool patient)
 {
     BlockRange *range = g_new(BlockRange, 1);
 
     range->node = node;
-    block_write_enter(node, &range->write, offset, bytes, true);
+    if (patient)
+        block_write_enter_free(node, &range->write, offset, bytes);
+    else
+        block_write_enter(node, &range->write, offset, bytes, true);
     return range;
 }
 

@@ -47,9 +47,10 @@ BlockNode *block_node_get(BlockNode *node);
  * @reads: reads of it wait, too. */
 void block_node_order(BlockNode *node, bool reads, bool on);
 /* While a range is held, writes to it (and ordered reads) of others wait; those that were there
- * before are over.  In a coroutine.  The holder's own requests are made with BLOCK_HELD. */
+ * before are over.  @patient: those that come while we wait for these go first: a job's own work.  In a
+ * coroutine.  The holder's own requests are made with BLOCK_HELD. */
 typedef struct BlockRange BlockRange;
-BlockRange *co_fn block_range_lock(BlockNode *node, uint64_t offset, uint64_t bytes);
+BlockRange *co_fn block_range_lock(BlockNode *node, uint64_t offset, uint64_t bytes, bool patient);
 void block_range_unlock(BlockRange *range);
 
 /* A node by QMP's name for it: a node name, or the id of a -drive.  The error is

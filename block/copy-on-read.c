@@ -149,7 +149,7 @@ static int co_fn read_and_copy(BlockNode *node, uint64_t offset, const struct io
 
     if (posix_memalign(&buffer, 4096, end - start))
         return -ENOMEM;
-    range = block_range_lock(file, start, end - start);
+    range = block_range_lock(file, start, end - start, false);
     ret = copy_range(file, start, buffer, end - start);
     block_range_unlock(range);
     if (ret == 0)

@@ -299,6 +299,7 @@ static void co_fn job_main(void *opaque)
     job_ref(job);
     group->refs++;
     block_graph_begin(job->graph);
+    co_sleep_ns(0);                        /* requests that were held while it was made go first */
     job->ok = job->type->run(job, &job->error) && !job->cancelled;
     job->ended = true;
     job->busy = false;

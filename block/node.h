@@ -206,6 +206,8 @@ void block_node_check_threshold(BlockNode *node, uint64_t end);
 bool block_write_enter_fast(BlockNode *node, BlockNodeCell *cell);
 void co_fn block_write_enter(BlockNode *node, BlockWrite *write, uint64_t offset, uint64_t bytes,
                              bool serialising);
+/* For work that others shall not wait for before it begins: as above, serialising. */
+void co_fn block_write_enter_free(BlockNode *node, BlockWrite *write, uint64_t offset, uint64_t bytes);
 void block_write_leave(BlockNode *node, BlockNodeCell *cell, BlockWrite *write);
 
 /* user-limits.c */

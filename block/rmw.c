@@ -11,6 +11,8 @@
  *    ("tracked").  It waits until the fast ones that were there before are done.
  *  - In the list, a request waits for the earlier ones that it overlaps, if one of the two is a
  *    read-modify-write.  Only earlier ones: so there is no circle, and nobody starves.
+ *  - A job that locks a range (block_range_lock, patient) is in nobody's way as long as it waits itself: it
+ *    enters the list when it overlaps nothing there, so that others wait for its one request only.
  *
  * The increment of the cell and the look at rmw_mode (and the other way round) are sequentially
  * consistent: either the writer sees the mode, or the read-modify-write sees the writer.
@@ -74,31 +76,74 @@ static BlockWrite *earlier_conflict(const BlockWrite *write)
     return NULL;
 }
 
-/* Puts the request in the list and waits for its turn. */
-void co_fn block_write_enter(BlockNode *node, BlockWrite *write, uint64_t offset, uint64_t bytes,
-                             bool serialising)
+static void init(const BlockNode *node, BlockWrite *write, uint64_t offset, uint64_t bytes,
+                 bool serialising)
 {
     uint64_t align = node->align_mask + 1;
-    BlockWrite *other;
 
     *write = (BlockWrite){ .start = ALIGN_DOWN(offset, align),
                            .end = ALIGN_UP(offset + bytes, align),
                            .tracked = true, .serialising = serialising };
-    pthread_mutex_lock(&node->track_lock);
-    if (serialising)
-        __atomic_fetch_add(&node->rmw_mode, 1, __ATOMIC_SEQ_CST);
+}
+
+/* Under the lock. */
+static void append(BlockNode *node, BlockWrite *write)
+{
     write->prev = node->track_last;
     *(write->prev ? &write->prev->next : &node->track_first) = write;
     node->track_last = write;
-    while ((other = earlier_conflict(write))) {
-        other->waiters = g_slist_append(other->waiters, co_self());
-        pthread_mutex_unlock(&node->track_lock);
-        co_yield();
-        pthread_mutex_lock(&node->track_lock);
-    }
+}
+
+/* Under the lock, which is dropped meanwhile. */
+static void co_fn wait_for(BlockNode *node, BlockWrite *other)
+{
+    other->waiters = g_slist_append(other->waiters, co_self());
+    pthread_mutex_unlock(&node->track_lock);
+    co_yield();
+    pthread_mutex_lock(&node->track_lock);
+}
+
+/* Puts the request in the list and waits for its turn. */
+void co_fn block_write_enter(BlockNode *node, BlockWrite *write, uint64_t offset, uint64_t bytes,
+                             bool serialising)
+{
+    BlockWrite *other;
+
+    init(node, write, offset, bytes, serialising);
+    pthread_mutex_lock(&node->track_lock);
+    if (serialising)
+        __atomic_fetch_add(&node->rmw_mode, 1, __ATOMIC_SEQ_CST);
+    append(node, write);
+    while ((other = earlier_conflict(write)))
+        wait_for(node, other);
     pthread_mutex_unlock(&node->track_lock);
     if (serialising)
         wait_for_fast_writers(node);
+}
+
+/* A guest that is always at the place must not keep a job from it for ever. */
+enum { STEPS_BACK = 64 };
+
+/* Waits outside the list, but no longer than others have come before it so often. */
+void co_fn block_write_enter_free(BlockNode *node, BlockWrite *write, uint64_t offset, uint64_t bytes)
+{
+    BlockWrite *other;
+
+    init(node, write, offset, bytes, true);
+    __atomic_fetch_add(&node->rmw_mode, 1, __ATOMIC_SEQ_CST);
+    wait_for_fast_writers(node);           /* from now on all are in the list */
+    pthread_mutex_lock(&node->track_lock);
+    for (unsigned n = 0; n < STEPS_BACK; n++) {
+        write->prev = node->track_last;
+        other = earlier_conflict(write);
+        if (!other)
+            break;
+        wait_for(node, other);
+    }
+    append(node, write);
+    while ((other = earlier_conflict(write)))
+        wait_for(node, other);
+    pthread_mutex_unlock(&node->track_lock);
 }
 
 static void leave_list(BlockNode *node, BlockWrite *write)

@@ -5,38 +5,77 @@
 #include "block/node.h"
 #include <string.h>
 
-static bool co_fn flush(BlockNode *image, GError **error)
+static bool co_fn set_read_only(BlockJob *job, BlockNode *image, bool read_only, GError **error)
+{
+    BlockQuiesce *quiesce;
+    bool ok;
+
+    if (image->config.read_only == read_only)
+        return true;
+    quiesce = block_quiesce(job->graph, image, job);
+    ok = block_node_set_read_only(image, read_only, error);
+    block_resume(quiesce);
+    return ok;
+}
+
+/* The data that the image took over is stable before it names another backing file: after a crash it
+ * would have neither. */
+static bool co_fn name_backing(BlockNode *image, const char *name, const char *format, GError **error)
 {
     int ret = block_node_co_flush(image);
 
-    return ret == 0 || fail_errno(error, -ret, "flushing '%s' failed", image->name);
+    if (ret < 0)
+        return fail_errno(error, -ret, "flushing '%s' failed", image->name);
+    return block_co_set_backing(image, name, name ? format : NULL, error) == 0;
 }
 
-bool co_fn block_change_backing(BlockNode *image, BlockNode *backing, const char *name,
-                                GError **error)
+static const char *member(json_object *info, const char *key)
 {
-    BlockNode *old = block_node_child(image, "backing"), *shown = backing;
-    bool was_read_only = image->config.read_only, ok;
-    const char *format = NULL;
+    json_object *value;
 
-    if (shown) {
-        shown = block_node_skip_filters(shown);
-        format = shown->driver->name;
-        name = name ? name : block_node_filename(shown);
-    }
-    if (!block_node_set_read_only(image, false, error))
+    return info && json_object_object_get_ex(info, key, &value) ? json_object_get_string(value) : NULL;
+}
+
+static bool co_fn change_child(BlockJob *job, BlockNode *image, BlockNode *backing,
+                               void co_fn (*release)(BlockJob *job), GError **error)
+{
+    BlockQuiesce *quiesce = block_quiesce(job->graph, image, job);
+    bool ok;
+
+    if (release)
+        release(job);
+    ok = block_node_set_child(image, "backing", backing, error);
+    block_resume(quiesce);
+    return ok;
+}
+
+static bool co_fn change_backing(BlockJob *job, BlockNode *image, BlockNode *backing, const char *name,
+                                 void co_fn (*release)(BlockJob *job), GError **error)
+{
+    BlockNode *shown = backing ? block_node_skip_filters(backing) : NULL;
+    g_autoptr(json_object) before = block_node_image_info(image, NULL);
+
+    if (shown && !name)
+        name = block_node_filename(shown);
+    if (!name_backing(image, name, shown ? shown->driver->name : NULL, error))
         return false;
-    if (old)
-        block_node_get(old);
-    /* The data that the image took over is stable before the image names another backing file: after a
-     * crash it would have neither. */
-    ok = flush(image, error) && block_node_set_child(image, "backing", backing, error);
-    if (ok && block_co_set_backing(image, name, name ? format : NULL, error) < 0) {
-        block_node_set_child(image, "backing", old, NULL);
-        ok = false;
-    }
-    block_node_put(old);
-    block_node_set_read_only(image, was_read_only, NULL);
+    if (change_child(job, image, backing, release, error))
+        return true;
+    name_backing(image, member(before, "backing-filename"), member(before, "backing-filename-format"),
+                 NULL);
+    return false;
+}
+
+bool co_fn block_change_backing(BlockJob *job, BlockNode *image, BlockNode *backing, const char *name,
+                                void co_fn (*release)(BlockJob *job), GError **error)
+{
+    bool was_read_only = image->config.read_only, ok;
+
+    co_mutex_lock(&job->graph->change_lock);
+    ok = set_read_only(job, image, false, error) &&
+         change_backing(job, image, backing, name, release, error);
+    set_read_only(job, image, was_read_only, NULL);
+    co_mutex_unlock(&job->graph->change_lock);
     return ok;
 }
 

@@ -11,10 +11,11 @@ typedef struct BlockChainArgs {
 } BlockChainArgs;
 bool block_chain_args(BlockGraph *graph, json_object *data, BlockChainArgs *args, GError **error);
 
-/* @image gets another backing node (NULL: none), and its header the name (@name: NULL: the backing
- * node's own).  Quiesced: what is above it.  All or nothing. */
-bool co_fn block_change_backing(BlockNode *image, BlockNode *backing, const char *name,
-                                GError **error);
+/* @image, which shows the same with both, gets another backing node (NULL: none), and its header the name
+ * (@name: NULL: the backing node's own).  All or nothing.  Its users go on meanwhile: they are held for
+ * the change of the graph only.  @release (may be NULL) is called then. */
+bool co_fn block_change_backing(BlockJob *job, BlockNode *image, BlockNode *backing, const char *name,
+                                void co_fn (*release)(BlockJob *job), GError **error);
 /*
  * Between @top and @base, a job will write to @base what @top shows anyway.  What is in between
  * reads something else from then on: nobody but the chain itself may use it, or @base, which the

@@ -95,24 +95,13 @@ static bool co_fn copy_all(Backup *b)
 static bool co_fn leave_out_unallocated(Backup *b)
 {
     BlockNode *image = block_node_skip_filters(b->source);
-    uint64_t size = block_node_size(image);
+    BlockBitmap *todo = block_cbw_todo(b->filter);
 
-    for (uint64_t at = 0; at < size && block_job_pause_point(&b->job);) {
-        BlockMap map = { .bytes = size - at };
-        int ret;
-
-        block_user_begin(b->user);
-        ret = block_node_co_map(image, at, size - at, &map);
-        block_user_end(b->user);
-        if (ret < 0)
-            return fail_errno(&b->error, -ret, "cannot find out what '%s' has of its own",
-                              image->name);
-        if (!(map.flags & BLOCK_MAP_ALLOCATED))
-            block_bitmap_clear(block_cbw_todo(b->filter), at, map.bytes);
-        at += MAX(map.bytes, 1);
-    }
-    b->job.total = b->all = block_bitmap_count(block_cbw_todo(b->filter));
-    return !b->job.cancelled;
+    if (!block_job_find_allocated(&b->job, b->user, image, block_node_below(image), todo, true,
+                                  &b->error))
+        return false;
+    b->job.total = b->all = block_bitmap_count(todo);
+    return true;
 }
 
 static bool co_fn backup_run(BlockJob *job, GError **error)
@@ -138,35 +127,39 @@ static bool co_fn backup_run(BlockJob *job, GError **error)
     return ok;
 }
 
-/* The bitmap at the end: what the copy does not have. */
-
-static void co_fn settle_bitmap(Backup *b, bool ok)
+/* The bitmap at the end: what the copy does not have.  True: it is to be stored. */
+static bool settle_bitmap(Backup *b, bool ok)
 {
     if (!b->bitmap)
-        return;
-    if (b->mode == MODE_ALWAYS || (ok && b->mode == MODE_ON_SUCCESS)) {
-        block_bitmap_clear(b->bitmap, 0, UINT64_MAX);
-        block_bitmap_merge(b->bitmap, b->since, NULL);
-        if (!ok)
-            block_bitmap_merge(b->bitmap, block_cbw_todo(b->filter), NULL);
-        if (block_bitmap_flags(b->bitmap) & BLOCK_BITMAP_PERSISTENT)
-            block_co_sync_bitmaps(b->source);
-    }
+        return false;
     block_bitmap_set_flags(b->bitmap, 0, BLOCK_BITMAP_BUSY);
+    if (b->mode != MODE_ALWAYS && !(ok && b->mode == MODE_ON_SUCCESS))
+        return false;
+    block_bitmap_clear(b->bitmap, 0, UINT64_MAX);
+    block_bitmap_merge(b->bitmap, b->since, NULL);
+    if (!ok)
+        block_bitmap_merge(b->bitmap, block_cbw_todo(b->filter), NULL);
+    return block_bitmap_flags(b->bitmap) & BLOCK_BITMAP_PERSISTENT;
 }
 
 static void co_fn backup_end(Backup *b, bool ok)
 {
     BlockQuiesce *quiesce;
+    bool store;
 
     if (!b->filter)
         return;
     quiesce = block_quiesce(b->job.graph, b->source, NULL);
-    settle_bitmap(b, ok);
+    store = settle_bitmap(b, ok);
     block_bitmap_free(b->since);
     if (!block_node_remove_filter(b->filter, NULL))
         warn_report("backup job '%s': its filter stays", b->job.id);
     block_resume(quiesce);
+    if (store) {                           /* after a crash before that, too much is dirty */
+        block_user_begin(b->user);
+        block_co_sync_bitmaps(b->source);
+        block_user_end(b->user);
+    }
     block_node_put(b->filter);
 }
 

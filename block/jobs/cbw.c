@@ -1,11 +1,13 @@
 /*
  * copy-before-write.
  *
- * One bit for each cluster says that it is still to be copied.  Who copies one holds its range (in
- * the filter's own list of writes, as serialising), looks at the bit again, copies, and clears the
- * bit: a guest's write to it waits for that one copy, at most BLOCK_COPY_CHUNK bytes of it, and a
- * write to a copied cluster waits for nothing.  Reads of the frozen disk are in the list, too: a
- * cluster is not changed while it is read from the source.
+ * One bit for each cluster says that it is still to be copied.  Who copies some reads them, holds their
+ * range (in the filter's own list of writes, as serialising), looks at the bits again, writes what is
+ * still to be copied to the target, and clears the bits.  A guest's write copies what it is about to
+ * change itself; if the job is at it, too, it waits for the job's one write, and a write to a copied
+ * cluster waits for nothing.  Data that was read while the guest changed it is not written: the guest
+ * had cleared the bits before.  Reads of the frozen disk are in the list, too: a cluster is not
+ * changed while it is read from the source.
  */
 #include "block/jobs/cbw.h"
 #include "block/change.h"
@@ -158,39 +160,46 @@ void block_cbw_set_flags(BlockNode *filter, unsigned write_flags)
     ((Cbw *)block_node_state(filter))->write_flags = write_flags;
 }
 
-static int co_fn copy_area(Cbw *cbw, uint64_t offset, uint64_t bytes, bool *ret_is_read)
+static int co_fn write_area(Cbw *cbw, const BlockCopy *copy, uint64_t offset, uint64_t bytes)
 {
     unsigned flags = cbw->write_flags | BLOCK_MAY_UNMAP;
     BlockRange *range = NULL;
     int ret;
 
     if (cbw->ordered) {
-        range = block_range_lock(cbw->target, offset, bytes);
+        range = block_range_lock(cbw->target, offset, bytes, false);
         flags |= BLOCK_HELD;
     }
-    ret = block_copy(cbw->file, cbw->target, offset, bytes, flags, ret_is_read);
+    ret = block_copy_write(copy, cbw->target, offset, bytes, flags);
     if (range)
         block_range_unlock(range);
     return ret;
 }
 
-/* What of the range, which is held, is still to be done. */
-static int co_fn copy_held(Cbw *cbw, uint64_t offset, uint64_t end, bool *ret_is_read)
+/* Writes what of the piece nobody else has copied since it was read: one area for each time that the
+ * range is held. */
+static int co_fn write_piece(BlockNode *filter, const BlockCopy *copy, bool patient)
 {
-    uint64_t at, bytes;
+    Cbw *cbw = block_node_state(filter);
+    uint64_t at = copy->offset, end = copy->offset + copy->bytes, bytes;
     int ret = 0;
 
-    while (ret == 0 && block_bitmap_next_area(cbw->todo, offset, end,
-                                              MAX(cbw->cluster, BLOCK_COPY_CHUNK), &at, &bytes)) {
-        ret = copy_area(cbw, at, bytes, ret_is_read);
-        if (ret == 0)
-            block_bitmap_clear(cbw->todo, at, bytes);
-        offset = at + bytes;
+    while (ret == 0 && block_bitmap_next_area(cbw->todo, at, end, UINT64_MAX, &at, &bytes)) {
+        BlockRange *range = block_range_lock(filter, at, bytes, patient);
+
+        if (block_bitmap_next_area(cbw->todo, at, at + bytes, UINT64_MAX, &at, &bytes)) {
+            ret = write_area(cbw, copy, at, bytes);
+            if (ret == 0)
+                block_bitmap_clear(cbw->todo, at, bytes);
+        }
+        block_range_unlock(range);
+        at += bytes;
     }
     return ret;
 }
 
-int co_fn block_cbw_copy(BlockNode *filter, uint64_t offset, uint64_t bytes, bool *ret_is_read)
+static int co_fn copy_range(BlockNode *filter, uint64_t offset, uint64_t bytes, bool patient,
+                            bool *ret_is_read)
 {
     Cbw *cbw = block_node_state(filter);
     uint64_t end = MIN(ALIGN_UP(offset + bytes, cbw->cluster), (uint64_t)block_node_size(filter));
@@ -198,13 +207,23 @@ int co_fn block_cbw_copy(BlockNode *filter, uint64_t offset, uint64_t bytes, boo
     int ret = 0;
 
     while (ret == 0 && block_bitmap_next_area(cbw->todo, at, end, chunk, &at, &n)) {
-        BlockRange *range = block_range_lock(filter, at, n);
+        BlockCopy copy;
 
-        ret = copy_held(cbw, at, at + n, ret_is_read);
-        block_range_unlock(range);
-        at += n;
+        *ret_is_read = true;
+        ret = block_copy_read(cbw->file, at, n, cbw->cluster, &copy);
+        if (ret == 0) {
+            *ret_is_read = false;
+            ret = write_piece(filter, &copy, patient);
+        }
+        at += copy.bytes;
+        block_copy_clear(&copy);
     }
     return ret;
+}
+
+int co_fn block_cbw_copy(BlockNode *filter, uint64_t offset, uint64_t bytes, bool *ret_is_read)
+{
+    return copy_range(filter, offset, bytes, true, ret_is_read);
 }
 
 /* The guest's requests. */
@@ -218,7 +237,7 @@ static int co_fn before_write(BlockNode *node, uint64_t offset, uint64_t bytes)
 
     if (__atomic_load_n(&cbw->broken, __ATOMIC_RELAXED))
         return 0;
-    ret = block_cbw_copy(node, offset, bytes, &is_read);
+    ret = copy_range(node, offset, bytes, false, &is_read);
     if (ret < 0 && cbw->break_snapshot) {
         __atomic_compare_exchange_n(&cbw->broken, &ok, ret, false, __ATOMIC_SEQ_CST,
                                     __ATOMIC_SEQ_CST);

@@ -15,7 +15,7 @@ extern const BlockDriver block_cbw_driver;
 BlockBitmap *block_cbw_todo(BlockNode *filter);
 uint64_t block_cbw_cluster(BlockNode *filter);       /* bytes that are copied at once, at least */
 void block_cbw_set_flags(BlockNode *filter, unsigned write_flags); /* BLOCK_COMPRESSED; at first */
-/* Copies what of the range is not copied yet.  0, or -errno. */
+/* Copies, for a job, what of the range is not copied yet.  0, or -errno. */
 int co_fn block_cbw_copy(BlockNode *filter, uint64_t offset, uint64_t bytes, bool *ret_is_read);
 /* Reads the disk as it was.  -EACCES where the filter's bitmap left it out, or copying failed. */
 int co_fn block_cbw_read(BlockNode *filter, uint64_t offset, const struct iovec *iov, int iovcnt,

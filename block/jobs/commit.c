@@ -50,26 +50,13 @@ static void co_fn copy_chunk(void *opaque)
     }
 }
 
-/* What the images have that go into the base. */
+/* What the images have that goes into the base. */
 static bool co_fn find_allocated(Commit *c)
 {
-    uint64_t size = block_node_size(c->top);
-
-    for (uint64_t at = 0; at < size && block_job_pause_point(&c->job);) {
-        BlockMap map = { .bytes = size - at };
-        int ret;
-
-        block_user_begin(c->user);
-        ret = block_co_map_above(c->top, c->base, at, size - at, &map, NULL);
-        block_user_end(c->user);
-        if (ret < 0)
-            return fail_errno(&c->error, -ret, "cannot find out what is to be committed");
-        if (map.flags & BLOCK_MAP_ALLOCATED)
-            block_bitmap_mark(c->todo, at, map.bytes);
-        at += MAX(map.bytes, 1);
-    }
+    if (!block_job_find_allocated(&c->job, c->user, c->top, c->base, c->todo, false, &c->error))
+        return false;
     c->job.total = block_bitmap_count(c->todo);
-    return !c->job.cancelled;
+    return true;
 }
 
 static void co_fn copy_pass(Commit *c)
@@ -123,8 +110,10 @@ static bool co_fn commit_run(BlockJob *job, GError **error)
 }
 
 /* The users of the chain go first: they do not let others read the base. */
-static void co_fn end_claim(Commit *c)
+static void co_fn end_claim(BlockJob *job)
 {
+    Commit *c = (Commit *)job;
+
     while (c->job.users->len)
         block_user_free(g_ptr_array_steal_index(c->job.users, c->job.users->len - 1));
     if (c->claimed)
@@ -135,13 +124,8 @@ static void co_fn end_claim(Commit *c)
 static bool co_fn commit_prepare(BlockJob *job, GError **error)
 {
     Commit *c = (Commit *)job;
-    BlockQuiesce *quiesce = block_quiesce(job->graph, c->base, job);
-    bool ok;
 
-    end_claim(c);
-    ok = block_change_backing(c->overlay, c->base, c->backing_name, error);
-    block_resume(quiesce);
-    return ok;
+    return block_change_backing(job, c->overlay, c->base, c->backing_name, end_claim, error);
 }
 
 static void co_fn commit_clean(BlockJob *job)
@@ -149,7 +133,7 @@ static void co_fn commit_clean(BlockJob *job)
     Commit *c = (Commit *)job;
     BlockQuiesce *quiesce = block_quiesce(job->graph, c->base, job);
 
-    end_claim(c);
+    end_claim(job);
     if (c->base_was_read_only)
         block_node_set_read_only(c->base, true, NULL);
     block_bitmap_free(c->todo);

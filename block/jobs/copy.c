@@ -1,5 +1,6 @@
-/* Moving a chunk from one node to another. */
+/* Finding out what there is to copy, and moving it. */
 #include "block/jobs/copy.h"
+#include "block/bitmap.h"
 #include "block/chain.h"
 #include "block/node.h"
 #include "src/base/util.h"
@@ -7,53 +8,108 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int co_fn copy_data(BlockNode *source, BlockNode *target, uint64_t offset, uint64_t bytes,
-                           unsigned flags, bool *ret_is_read)
+/* What the first piece is, and how long. */
+static void co_fn look(BlockNode *source, uint64_t grain, BlockCopy *copy)
 {
-    struct iovec iov = { NULL, MIN(bytes, BLOCK_COPY_CHUNK) };
-    int ret = -posix_memalign(&iov.iov_base, 4096, ALIGN_UP(iov.iov_len, 4096));
+    BlockMap map;
 
-    while (ret == 0 && bytes) {
-        iov.iov_len = MIN(bytes, BLOCK_COPY_CHUNK);
-        *ret_is_read = true;
-        ret = block_node_co_read(source, offset, &iov, 1, iov.iov_len);
-        if (ret < 0)
-            break;
-        *ret_is_read = false;
-        ret = block_node_co_write(target, offset, &iov, 1, iov.iov_len, flags & ~BLOCK_MAY_UNMAP);
-        if (ret == -ENOTSUP && flags & BLOCK_COMPRESSED)
-            ret = block_node_co_write(target, offset, &iov, 1, iov.iov_len,
-                                      flags & ~(BLOCK_MAY_UNMAP | BLOCK_COMPRESSED));
-        offset += iov.iov_len;
-        bytes -= iov.iov_len;
+    if (block_co_map_above(source, NULL, copy->offset, copy->bytes, &map, NULL) < 0)
+        map = (BlockMap){ .bytes = copy->bytes, .flags = BLOCK_MAP_DATA };
+    copy->kind = map.flags & BLOCK_MAP_ZERO ? BLOCK_COPY_ZERO : BLOCK_COPY_DATA;
+    if (map.bytes < copy->bytes) {
+        if (map.bytes < grain)             /* of both kinds */
+            copy->kind = BLOCK_COPY_DATA;
+        copy->bytes = MIN(copy->bytes, MAX(map.bytes / grain, 1) * grain);
     }
-    free(iov.iov_base);
+    if (copy->kind == BLOCK_COPY_DATA)
+        copy->bytes = MIN(copy->bytes, MAX(grain, BLOCK_COPY_CHUNK));
+}
+
+int co_fn block_copy_read(BlockNode *source, uint64_t offset, uint64_t bytes, uint64_t grain,
+                          BlockCopy *copy)
+{
+    uint64_t size = block_node_size(source);
+    struct iovec iov = { 0 };
+    int ret;
+
+    *copy = (BlockCopy){ .offset = offset, .bytes = bytes };
+    if (offset >= size)
+        return 0;
+    copy->bytes = MIN(bytes, size - offset);
+    look(source, grain, copy);
+    if (copy->kind == BLOCK_COPY_ZERO)
+        return 0;
+    ret = -posix_memalign(&iov.iov_base, 4096, ALIGN_UP(copy->bytes, 4096));
+    if (ret < 0)
+        return ret;
+    copy->data = iov.iov_base;
+    iov.iov_len = copy->bytes;
+    return block_node_co_read(source, offset, &iov, 1, iov.iov_len);
+}
+
+int co_fn block_copy_write(const BlockCopy *copy, BlockNode *target, uint64_t offset, uint64_t bytes,
+                           unsigned flags)
+{
+    struct iovec iov = { copy->data + (offset - copy->offset), bytes };
+    int ret;
+
+    if (copy->kind == BLOCK_COPY_NOTHING)
+        return 0;
+    if (copy->kind == BLOCK_COPY_ZERO)
+        return block_node_co_zero(target, offset, bytes, flags & ~BLOCK_COMPRESSED);
+    flags &= ~BLOCK_MAY_UNMAP;
+    ret = block_node_co_write(target, offset, &iov, 1, bytes, flags);
+    if (ret == -ENOTSUP && flags & BLOCK_COMPRESSED)
+        ret = block_node_co_write(target, offset, &iov, 1, bytes, flags & ~BLOCK_COMPRESSED);
     return ret;
+}
+
+void block_copy_clear(BlockCopy *copy)
+{
+    free(copy->data);
+    copy->data = NULL;
 }
 
 int co_fn block_copy(BlockNode *source, BlockNode *target, uint64_t offset, uint64_t bytes,
                      unsigned flags, bool *ret_is_read)
 {
-    uint64_t size = block_node_size(source);
     int ret = 0;
 
-    if (offset >= size)
-        return 0;
-    bytes = MIN(bytes, size - offset);
-    while (ret == 0 && bytes) {
-        BlockMap map = { .bytes = bytes };
+    for (uint64_t end = offset + bytes; ret == 0 && offset < end;) {
+        BlockCopy copy;
 
-        if (block_co_map_above(source, NULL, offset, bytes, &map, NULL) < 0)
-            map = (BlockMap){ .bytes = bytes, .flags = BLOCK_MAP_DATA };
-        *ret_is_read = false;
-        if (map.flags & BLOCK_MAP_ZERO)
-            ret = block_node_co_zero(target, offset, map.bytes, flags & ~BLOCK_COMPRESSED);
-        else
-            ret = copy_data(source, target, offset, map.bytes, flags, ret_is_read);
-        offset += map.bytes;
-        bytes -= map.bytes;
+        *ret_is_read = true;
+        ret = block_copy_read(source, offset, end - offset, 1, &copy);
+        if (ret == 0) {
+            *ret_is_read = false;
+            ret = block_copy_write(&copy, target, offset, copy.bytes, flags);
+        }
+        offset += copy.bytes;
+        block_copy_clear(&copy);
     }
     return ret;
+}
+
+bool co_fn block_job_find_allocated(BlockJob *job, BlockUser *user, BlockNode *top, BlockNode *base,
+                                    BlockBitmap *bitmap, bool clear, GError **error)
+{
+    uint64_t size = block_node_size(top);
+    BlockMap map;
+
+    for (uint64_t at = 0; at < size && block_job_pause_point(job); at += map.bytes) {
+        int ret;
+
+        block_user_begin(user);
+        ret = block_co_map_above(top, base, at, size - at, &map, NULL);
+        block_user_end(user);
+        if (ret < 0)
+            return fail_errno(error, -ret, "cannot find out what '%s' has of its own", top->name);
+        if (!(map.flags & BLOCK_MAP_ALLOCATED) && clear)
+            block_bitmap_clear(bitmap, at, map.bytes);
+        else if (map.flags & BLOCK_MAP_ALLOCATED && !clear)
+            block_bitmap_mark(bitmap, at, map.bytes);
+    }
+    return !job->cancelled;
 }
 
 uint64_t block_node_cluster_size(BlockNode *node)

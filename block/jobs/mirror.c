@@ -3,8 +3,10 @@
  * takes the source's place or is left as it is then.
  *
  * A bitmap of the source says what is still to be copied.  A chunk's bits are taken before it is
- * read, so that a write in between marks it again; two copies of one range wait for each other in
- * the filter's list of writes.
+ * read, so that a write in between marks it again.
+ *
+ * At the end the guest's writes go to both sides until nothing is left and all of it is stable, so that
+ * changing places takes no copying: a request waits for those that are under way then, no more.
  */
 #include "block/jobs/mirror.h"
 #include "block/bitmap.h"
@@ -18,8 +20,9 @@
 #include <string.h>
 
 #define BUFFER_DEFAULT (16 * MiB)
-#define LITTLE BLOCK_COPY_CHUNK            /* left over to be copied while the guest waits */
+#define LITTLE BLOCK_COPY_CHUNK            /* left over: the end may begin */
 #define IDLE_NS 100000000
+enum { TRIES = 8 };
 
 typedef struct Mirror {
     BlockJob job;
@@ -45,17 +48,17 @@ typedef struct Chunk {
 
 static int co_fn copy_range(Mirror *m, uint64_t offset, uint64_t bytes, bool *ret_is_read)
 {
-    unsigned flags = m->unmap ? BLOCK_MAY_UNMAP : 0;
-    BlockWrite track;
+    BlockMirrorCopy what = { m->source, m->target, m->dirty, m->unmap ? BLOCK_MAY_UNMAP : 0 };
     int ret = 0;
 
-    block_write_enter(m->filter, &track, offset, bytes, true);
-    if (block_bitmap_take(m->dirty, offset, bytes)) {
-        ret = block_copy(m->source, m->target, offset, bytes, flags, ret_is_read);
-        if (ret < 0)
-            block_bitmap_mark(m->dirty, offset, bytes);
+    if (!block_bitmap_take(m->dirty, offset, bytes))
+        return 0;
+    for (uint64_t done = 0, n; ret == 0 && done < bytes; done += n) {
+        n = bytes - done;
+        ret = block_mirror_filter_copy(m->filter, &what, offset + done, &n, ret_is_read);
     }
-    block_write_leave(m->filter, NULL, &track);
+    if (ret < 0)
+        block_mirror_filter_mark(m->filter, m->dirty, offset, bytes);
     return ret;
 }
 
@@ -120,31 +123,10 @@ static void co_fn copy_pass(Mirror *m)
 
 /* Where to begin. */
 
-static bool co_fn mark_allocated(Mirror *m, GError **error)
-{
-    uint64_t size = block_node_size(m->source);
-
-    for (uint64_t at = 0; at < size && block_job_pause_point(&m->job);) {
-        BlockMap map = { .bytes = size - at };
-        int ret;
-
-        block_user_begin(m->user);
-        ret = block_co_map_above(m->source, m->base, at, size - at, &map, NULL);
-        block_user_end(m->user);
-        if (ret < 0)
-            return fail_errno(error, -ret, "cannot find out what '%s' has of its own",
-                              m->source->name);
-        if (map.flags & BLOCK_MAP_ALLOCATED)
-            block_bitmap_mark(m->dirty, at, map.bytes);
-        at += MAX(map.bytes, 1);
-    }
-    return !m->job.cancelled;
-}
-
 static bool co_fn mark_first(Mirror *m, GError **error)
 {
     if (m->sync == BLOCK_MIRROR_TOP)
-        return mark_allocated(m, error);
+        return block_job_find_allocated(&m->job, m->user, m->source, m->base, m->dirty, false, error);
     if (m->sync == BLOCK_MIRROR_FULL)
         block_bitmap_mark(m->dirty, 0, UINT64_MAX);
     return true;
@@ -207,22 +189,69 @@ static bool co_fn mirror_run(BlockJob *job, GError **error)
     return !job->cancelled && !*error;
 }
 
-/* The end: while the guest waits, the rest is copied, and the target takes the source's place. */
+/* The end. */
 
-static bool co_fn copy_rest(Mirror *m, GError **error)
+static bool co_fn flush_target(Mirror *m, GError **error)
 {
     int ret;
 
+    block_user_begin(m->user);
+    ret = block_node_co_flush(m->target);
+    block_user_end(m->user);
+    return ret == 0 || fail_errno(error, -ret, "flushing the target failed");
+}
+
+/* Copies what is left, and makes it stable. */
+static bool co_fn copy_rest(Mirror *m, GError **error)
+{
     while (!m->error && !m->job.cancelled && block_bitmap_count(m->dirty))
         copy_pass(m);
+    check_filter(m);
     if (m->error) {
         g_propagate_error(error, g_steal_pointer(&m->error));
         return false;
     }
     if (m->job.cancelled)
         return fail(error, ERR_GENERIC, "%s", g_strerror(ECANCELED));
-    ret = block_node_co_flush(m->target);
-    return ret == 0 || fail_errno(error, -ret, "flushing the target failed");
+    return flush_target(m, error);
+}
+
+/* From now on what the guest writes is no more work to be done. */
+static void co_fn write_both(Mirror *m)
+{
+    BlockQuiesce *quiesce;
+
+    if (m->blocking)
+        return;
+    quiesce = block_quiesce(m->job.graph, m->source, m);
+    block_mirror_filter_activate(m->filter, m->target, m->dirty);
+    block_resume(quiesce);
+    co_sleep_ns(0);                        /* who was held goes first */
+}
+
+/* Until both sides are alike, and nobody writes: then the users above are held.  A guest that discards
+ * all the time has to wait in the end. */
+static bool co_fn meet(Mirror *m, GError **error)
+{
+    for (unsigned tries = 0; tries < TRIES; tries++) {
+        if (!copy_rest(m, error))
+            return false;
+        m->quiesce = block_quiesce(m->job.graph, m->source, m);
+        check_filter(m);
+        if (!block_bitmap_count(m->dirty) && !m->error)
+            return true;
+        if (tries < TRIES - 1)
+            block_resume(g_steal_pointer(&m->quiesce));
+    }
+    return copy_rest(m, error);
+}
+
+/* The target stays as it is now. */
+static bool co_fn leave_copy(Mirror *m, GError **error)
+{
+    block_mirror_filter_activate(m->filter, NULL, NULL);
+    block_resume(g_steal_pointer(&m->quiesce));
+    return flush_target(m, error);
 }
 
 static void drop_target_user(Mirror *m)
@@ -240,11 +269,11 @@ static bool co_fn mirror_prepare(BlockJob *job, GError **error)
     job->speed = 0;
     while (!m->error && !job->cancelled && block_bitmap_count(m->dirty) > LITTLE)
         copy_pass(m);                      /* what was written while it was pending */
-    m->quiesce = block_quiesce(job->graph, m->source, job);
-    if (!copy_rest(m, error))
+    write_both(m);
+    if (!meet(m, error))
         return false;
     if (!m->pivot)
-        return true;
+        return leave_copy(m, error);
     drop_target_user(m);
     m->pivoted = block_node_replace(m->replaces ? m->replaces : m->filter, m->target, job, error);
     return m->pivoted;

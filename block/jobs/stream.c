@@ -1,7 +1,7 @@
 /*
  * block-stream: what the images below one have, down to a base, goes into the image itself, which
- * needs them no more then.  A chunk's range is held while it is copied, so that a guest's write to
- * it is not overwritten with what was there before.
+ * needs them no more then.  What the image lacks is read, and written while its range is held and only
+ * where the image still lacks it: a guest's write is not overwritten with what was there before.
  */
 #include "block/chain.h"
 #include "block/jobs/backing.h"
@@ -29,10 +29,44 @@ typedef struct Chunk {
     uint64_t offset, bytes;
 } Chunk;
 
+/* What of the piece the image still does not have: one part for each time that the range is held. */
+static int co_fn write_piece(Stream *s, const BlockCopy *copy)
+{
+    uint64_t at = copy->offset, end = copy->offset + copy->bytes;
+    int ret = 0;
+
+    while (ret == 0 && at < end) {
+        BlockRange *range = block_range_lock(s->image, at, end - at, true);
+        BlockMap own = { 0 };
+
+        ret = block_node_co_map(s->image, at, end - at, &own);
+        if (ret == 0 && !(own.flags & BLOCK_MAP_ALLOCATED))
+            ret = block_copy_write(copy, s->image, at, own.bytes, BLOCK_HELD);
+        block_range_unlock(range);
+        at += own.bytes;
+    }
+    return ret;
+}
+
+static int co_fn copy_piece(Stream *s, uint64_t offset, uint64_t *bytes, bool *ret_is_read)
+{
+    BlockCopy copy;
+    int ret;
+
+    *ret_is_read = true;
+    ret = block_copy_read(s->image, offset, *bytes, 1, &copy);
+    *bytes = copy.bytes;
+    if (ret == 0) {
+        *ret_is_read = false;
+        ret = write_piece(s, &copy);
+    }
+    block_copy_clear(&copy);
+    return ret;
+}
+
 /* What of the range the image does not have itself. */
 static int co_fn populate(Stream *s, uint64_t offset, uint64_t bytes, bool *ret_is_read)
 {
-    BlockRange *range = block_range_lock(s->image, offset, bytes);
     int ret = 0;
 
     while (ret == 0 && bytes) {
@@ -43,12 +77,11 @@ static int co_fn populate(Stream *s, uint64_t offset, uint64_t bytes, bool *ret_
         if (ret == 0 && !(map.flags & BLOCK_MAP_ALLOCATED)) {
             ret = block_co_map_above(s->image, s->base, offset, map.bytes, &map, NULL);
             if (ret == 0 && map.flags & BLOCK_MAP_ALLOCATED)
-                ret = block_copy(s->image, s->image, offset, map.bytes, BLOCK_HELD, ret_is_read);
+                ret = copy_piece(s, offset, &map.bytes, ret_is_read);
         }
         offset += map.bytes;
         bytes -= MIN(bytes, map.bytes);
     }
-    block_range_unlock(range);
     return ret;
 }
 
@@ -124,11 +157,8 @@ static void co_fn stop_ordering(Stream *s)
 static bool co_fn stream_prepare(BlockJob *job, GError **error)
 {
     Stream *s = (Stream *)job;
-    BlockQuiesce *quiesce = block_quiesce(job->graph, s->image, job);
-    bool ok = block_change_backing(s->image, s->base, s->base ? s->backing_name : NULL, error);
 
-    block_resume(quiesce);
-    return ok;
+    return block_change_backing(job, s->image, s->base, s->base ? s->backing_name : NULL, NULL, error);
 }
 
 static void co_fn stream_clean(BlockJob *job)

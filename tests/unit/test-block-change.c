@@ -158,7 +158,7 @@ static void co_fn hold_ranges(void *opaque)
             ck_assert_int_eq(block_co_write(h->user, 0, &out, 1, sizeof(data), 0), 0);
             continue;
         }
-        BlockRange *range = block_range_lock(h->node, 0, 4096);
+        BlockRange *range = block_range_lock(h->node, 0, 4096, i % 2);
 
         ck_assert_int_eq(block_node_co_write(h->node, 0, &out, 1, sizeof(data), BLOCK_HELD), 0);
         co_pause();
