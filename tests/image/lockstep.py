@@ -9,10 +9,12 @@ Writes, zeroes and discards go over NBD to vireo-nbd, and by qemu-io; snapshots,
 vireo-img and qemu-img. VIREO_LOCKSTEP says how many operations in all (100000; a tenth where sanitizers make
 everything slow), VIREO_LOCKSTEP_SEED with which numbers to begin.
 """
+import concurrent.futures
 import os
 import random
+import subprocess
 
-from nbdcase import VIREO_IMG, VIREO_NBD, Case, MiB, main, run
+from nbdcase import TIMEOUT, VIREO_IMG, VIREO_NBD, Case, MiB, main, run
 
 KiB = 1 << 10
 SEGMENT = 1000                             # operations between two comparisons
@@ -30,6 +32,13 @@ KINDS = {
     "overlay with subclusters": ("extended_l2=on", 16 * MiB, 64 * KiB, {"commit"}),
     "data file": ("data_file=%s.data", 16 * MiB, 64 * KiB, {"resize"}),
 }
+
+
+def at_once(*calls):
+    """Calls of a function and its arguments, each in a thread: most of their time is waiting for another process."""
+    with concurrent.futures.ThreadPoolExecutor(len(calls)) as pool:
+        for future in [pool.submit(*call) for call in calls]:
+            future.result()
 
 
 def operations():
@@ -83,8 +92,15 @@ class Lockstep(Case):
                 lines.append("write -q -z %s %d %d" % ("-u" if kind == "unmap" else "", offset, length))
             if kind == "discard":
                 lines.append("discard -q %d %d" % (offset, length))
-        out = run("qemu-io", "-f", "qcow2", "-t", "unsafe", "-d", "unmap", image, input="\n".join(lines).encode())
-        self.assertEqual(out.stdout.replace(b"qemu-io> ", b"").strip(), b"", image)
+        with open(image + ".io", "w+b") as talk:    # no pipes: nobody need wake for each prompt
+            talk.write("\n".join(lines).encode())
+            talk.seek(0)
+            with open(image + ".out", "w+b") as out:
+                done = subprocess.run(["qemu-io", "-f", "qcow2", "-t", "unsafe", "-d", "unmap", image], stdin=talk,
+                                      stdout=out, stderr=subprocess.STDOUT, timeout=TIMEOUT, check=False)
+                out.seek(0)
+                said = out.read().replace(b"qemu-io> ", b"").strip()
+        self.assertEqual((done.returncode, said), (0, b""), image)
 
     def change(self, rand, can, cluster, state):
         """A change of the image as a whole -> the words after the program's name, {} is the image."""
@@ -111,9 +127,10 @@ class Lockstep(Case):
         return ["snapshot", "-q", "-" + verb, name, "{}"]
 
     def judge(self, ours, theirs, turn):
-        run("qemu-img", "check", "-q", "-f", "qcow2", ours)
-        run(VIREO_IMG, "check", "-q", "-f", "qcow2", theirs)
-        run("qemu-img" if turn % 4 == 0 else VIREO_IMG, "compare", "-q", "-f", "qcow2", "-F", "qcow2", ours, theirs)
+        at_once((run, "qemu-img", "check", "-q", "-f", "qcow2", ours),
+                (run, VIREO_IMG, "check", "-q", "-f", "qcow2", theirs),
+                (run, "qemu-img" if turn % 4 == 0 else VIREO_IMG, "compare", "-q", "-f", "qcow2", "-F", "qcow2", ours,
+                 theirs))
 
     def lockstep(self, kind, count, seed):
         options, size, cluster, can = KINDS[kind]
@@ -123,11 +140,10 @@ class Lockstep(Case):
         for turn in range(max(1, count // SEGMENT)):
             ours, theirs = images
             requests = [self.draw(rand, state["size"], cluster) for _ in range(SEGMENT)]
-            self.ours(ours, requests)
-            self.theirs(theirs, requests)
+            at_once((self.ours, ours, requests), (self.theirs, theirs, requests))
             words = self.change(rand, can, cluster, state)
-            run(VIREO_IMG, *[ours if word == "{}" else word for word in words])
-            run("qemu-img", *[theirs if word == "{}" else word for word in words])
+            at_once((run, VIREO_IMG, *[ours if word == "{}" else word for word in words]),
+                    (run, "qemu-img", *[theirs if word == "{}" else word for word in words]))
             self.judge(ours, theirs, turn)
             images.reverse()
 
