@@ -1,12 +1,22 @@
 /* The driver `ram`. */
 #include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
 #include "src/base/options.h"
 #include "src/base/sched.h"
 #include "src/base/util.h"
 #include "tests/unit/ram-disk.h"
 
 Ram ram;
+
+static void __attribute__((constructor)) make_disks(void)
+{
+    for (unsigned i = 0; i < RAM_DISKS; i++) {
+        ram.disks[i].data = mmap(NULL, RAM_BYTES, PROT_READ | PROT_WRITE,
+                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        g_assert_true(ram.disks[i].data != MAP_FAILED);
+    }
+}
 
 static RamDisk *ram_disk(BlockNode *node)
 {
