@@ -260,21 +260,14 @@ static Guest *state_guest(Progress *p)
     return g;
 }
 
-/* Stops in the middle, saves, loads into a second VM in the same process, and goes on there. */
-START_TEST(state_moves_to_another_vm)
+/* Stops @a, loads what it is into @b, another VM in the same process, and lets that go on to its end. */
+static void go_on_in(Guest *b, Guest *a)
 {
-    g_autoptr(GError) error = NULL;
     g_autoptr(GByteArray) saved = g_byte_array_new(), again = g_byte_array_new();
-    Progress p = { .stop_at = 20 }, q = { 0 };
-    Guest *a = state_guest(&p), *b = state_guest(&q);
-    guest_load(a, "compute", 42);
-    guest_start(a);
-    guest_wait_for(a, far_enough, "progress");
-    guest_stop(a);
-    ck_assert_uint_eq(a->result, 0);
-    ck_assert_uint_lt(p.step, 199);
-    tree_save_state(a->root, saved);
+    g_autoptr(GError) error = NULL;
 
+    guest_stop(a);
+    tree_save_state(a->root, saved);
     memcpy(guest_ram(b, 0), guest_ram(a, 0), GUEST_RAM);
     memset(guest_ram(a, 0), 0, GUEST_RAM);
     ck_assert_msg(tree_load_state(b->root, saved->data, saved->len, &error), "%s",
@@ -284,6 +277,18 @@ START_TEST(state_moves_to_another_vm)
     guest_start(b);
     ck_assert_uint_eq(guest_wait(b), GOOD);
     guest_stop(b);
+}
+
+START_TEST(state_moves_to_another_vm)
+{
+    Progress p = { .stop_at = 20 }, q = { 0 };
+    Guest *a = state_guest(&p), *b = state_guest(&q);
+    guest_load(a, "compute", 42);
+    guest_start(a);
+    guest_wait_for(a, far_enough, "progress");
+    go_on_in(b, a);
+    ck_assert_uint_eq(a->result, 0);
+    ck_assert_uint_lt(p.step, 199);
     ck_assert_uint_eq(*(uint64_t *)guest_ram(b, 0x200000), expected_result(42));
     guest_free(a);
     guest_free(b);
@@ -293,8 +298,6 @@ END_TEST
 /* The same with a timer that ticks in the LAPIC, and each kind of irqchip. */
 START_TEST(timer_goes_on_in_another_vm)
 {
-    g_autoptr(GError) error = NULL;
-    g_autoptr(GByteArray) saved = g_byte_array_new();
     GuestConfig config = { .irqchip = _i ? KVM_IRQCHIP_SPLIT : KVM_IRQCHIP_ON };
     Progress p = { .stop_at = 10 }, q = { 0 };
     Guest *a = guest_new(&config), *b = guest_new(&config);
@@ -304,14 +307,7 @@ START_TEST(timer_goes_on_in_another_vm)
     guest_load(a, "timer", 0);
     guest_start(a);
     guest_wait_for(a, far_enough, "ticks");
-    guest_stop(a);
-    tree_save_state(a->root, saved);
-    memcpy(guest_ram(b, 0), guest_ram(a, 0), GUEST_RAM);
-    ck_assert_msg(tree_load_state(b->root, saved->data, saved->len, &error), "%s",
-                  error ? error->message : "?");
-    guest_start(b);
-    ck_assert_uint_eq(guest_wait(b), GOOD);
-    guest_stop(b);
+    go_on_in(b, a);
     ck_assert_uint_eq(q.step, 39);
     guest_free(a);
     guest_free(b);
@@ -321,21 +317,12 @@ END_TEST
 /* KVM's PIT comes with its first port access; it moves, and a reset takes its ticks away. */
 START_TEST(pit_goes_on_in_another_vm)
 {
-    g_autoptr(GError) error = NULL;
-    g_autoptr(GByteArray) saved = g_byte_array_new();
     Progress p = { .stop_at = 5 }, q = { 0 };
     Guest *a = state_guest(&p), *b = state_guest(&q);
     guest_load(a, "pit", 0);
     guest_start(a);
     guest_wait_for(a, far_enough, "ticks");
-    guest_stop(a);
-    tree_save_state(a->root, saved);
-    memcpy(guest_ram(b, 0), guest_ram(a, 0), GUEST_RAM);
-    ck_assert_msg(tree_load_state(b->root, saved->data, saved->len, &error), "%s",
-                  error ? error->message : "?");
-    guest_start(b);
-    ck_assert_uint_eq(guest_wait(b), GOOD);
-    guest_stop(b);
+    go_on_in(b, a);
     guest_run(b, "pit", 0);
     guest_free(a);
     guest_free(b);

@@ -242,3 +242,17 @@ static inline Peer *peer_ready(Vm *vm, const char *id)
     negotiate(p);
     return p;
 }
+
+/* A machine and a client that has negotiated, for each test that wants no more. */
+#define QMP_TEST(name)                                                                             \
+    static void name##_body(Vm *vm, Peer *p);                                                      \
+    START_TEST(name)                                                                               \
+    {                                                                                              \
+        Vm *vm = new_vm();                                                                         \
+        Peer *p = peer_ready(vm, "mon0");                                                          \
+        name##_body(vm, p);                                                                        \
+        peer_close(p);                                                                             \
+        free_vm(vm);                                                                               \
+    }                                                                                              \
+    END_TEST                                                                                       \
+    static void name##_body(Vm *vm, Peer *p)

@@ -34,6 +34,20 @@ static const struct {
     { "extended_l2=on", ",cache.direct=on", 300000 },
 };
 
+/* Opened again and again; the model is freed. */
+static void run_rounds(TestRoot *t, DiskModel *m, const char *path, const char *options)
+{
+    for (int round = 0; round < 3; round++) {
+        m->user = qcow2_open_user(t, path, options);
+        model_run(m, 150);
+        qcow2_close_user(t, m->user);
+        qcow2_check_image(path);
+    }
+    qcow2_compare(path, m->bytes, m->size);
+    g_rand_free(m->rand);
+    g_free(m->bytes);
+}
+
 START_TEST(requests_match_a_model)
 {
     TestRoot t = test_root();
@@ -41,15 +55,7 @@ START_TEST(requests_match_a_model)
     DiskModel m = { .bytes = g_malloc0(DISK_BYTES), .size = DISK_BYTES, .longest = kinds[_i].longest,
                     .rand = g_rand_new_with_seed(_i + 1) };
 
-    for (int round = 0; round < 3; round++) {
-        m.user = qcow2_open_user(&t, path, kinds[_i].open);
-        model_run(&m, 150);
-        qcow2_close_user(&t, m.user);
-        qcow2_check_image(path);
-    }
-    qcow2_compare(path, m.bytes, m.size);
-    g_rand_free(m.rand);
-    g_free(m.bytes);
+    run_rounds(&t, &m, path, kinds[_i].open);
     test_root_free(&t);
 }
 END_TEST
@@ -92,15 +98,7 @@ START_TEST(backing_files_show_through)
     make_base(&m, "base.img", chains[_i].base, chains[_i].base_bytes);
     g_strchomp(options);
     path = qcow2_create("overlay.qcow2", options, DISK_BYTES);
-    for (int round = 0; round < 3; round++) {
-        m.user = qcow2_open_user(&t, path, chains[_i].open);
-        model_run(&m, 150);
-        qcow2_close_user(&t, m.user);
-        qcow2_check_image(path);
-    }
-    qcow2_compare(path, m.bytes, m.size);
-    g_rand_free(m.rand);
-    g_free(m.bytes);
+    run_rounds(&t, &m, path, chains[_i].open);
     test_root_free(&t);
 }
 END_TEST

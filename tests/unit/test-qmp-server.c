@@ -35,10 +35,8 @@ START_TEST(greeting_and_negotiation)
 }
 END_TEST
 
-START_TEST(ids_come_back)
+QMP_TEST(ids_come_back)
 {
-    Vm *vm = new_vm();
-    Peer *p = peer_ready(vm, "mon0");
     static const char *const ids[] = { "\"libvirt-7\"", "42", "{\"a\": [1, null]}", "null", "false" };
     for (unsigned i = 0; i < G_N_ELEMENTS(ids); i++) {
         g_autofree char *command =
@@ -50,10 +48,7 @@ START_TEST(ids_come_back)
     peer_send(p, "{\"execute\": \"no\", \"id\": 1}");
     g_autoptr(json_object) failed = peer_next(p);
     ck_assert_int_eq(json_object_get_int(get(failed, "id")), 1);
-    peer_close(p);
-    free_vm(vm);
 }
-END_TEST
 
 START_TEST(errors_are_exact)
 {
@@ -99,23 +94,16 @@ START_TEST(errors_are_exact)
 }
 END_TEST
 
-START_TEST(errors_have_hints)
+QMP_TEST(errors_have_hints)
 {
-    Vm *vm = new_vm();
-    Peer *p = peer_ready(vm, "mon0");
     peer_send(p, "{\"execute\": \"set-action\", \"arguments\": {\"rebot\": \"reset\"}}");
     g_autoptr(json_object) message = peer_next(p);
     ck_assert_str_eq(get_str(get(message, "error"), "hint"), "did you mean 'reboot'?");
-    peer_close(p);
-    free_vm(vm);
 }
-END_TEST
 
 /* A connection lives on after whatever came over it. */
-START_TEST(nonsense_does_not_end_a_session)
+QMP_TEST(nonsense_does_not_end_a_session)
 {
-    Vm *vm = new_vm();
-    Peer *p = peer_ready(vm, "mon0");
     g_autofree char *brackets = g_strnfill(1 << 20, '[');
     for (int i = 0; i < 100; i++)
         peer_send_bytes(p, brackets, 1 << 20);
@@ -127,18 +115,13 @@ START_TEST(nonsense_does_not_end_a_session)
     peer_send(p, "{\"execute\": \xff");
     expect_error(p, "GenericError", "invalid-syntax", "Invalid JSON: the value is not complete");
     ask(p, "{\"execute\": \"query-name\"}", "{\"return\": {}}");
-    peer_close(p);
-    free_vm(vm);
 }
-END_TEST
 
 /* ---- many commands, many clients ---- */
 
 /* Whichever thread answers them. */
-START_TEST(replies_come_in_order)
+QMP_TEST(replies_come_in_order)
 {
-    Vm *vm = new_vm();
-    Peer *p = peer_ready(vm, "mon0");
     GString *all = g_string_new(NULL);
     for (int i = 0; i < 3000; i++)
         g_string_append_printf(all, "{\"execute\":\"%s\",\"id\":%d}",
@@ -149,15 +132,10 @@ START_TEST(replies_come_in_order)
         ck_assert_int_eq(json_object_get_int(get(reply, "id")), i);
     }
     g_string_free(all, TRUE);
-    peer_close(p);
-    free_vm(vm);
 }
-END_TEST
 
-START_TEST(one_byte_at_a_time)
+QMP_TEST(one_byte_at_a_time)
 {
-    Vm *vm = new_vm();
-    Peer *p = peer_ready(vm, "mon0");
     const char *text = "{\"execute\": \"query-name\", \"id\": \"slow \\\"typist\"}";
     for (; *text; text++) {
         peer_send_bytes(p, text, 1);
@@ -165,10 +143,7 @@ START_TEST(one_byte_at_a_time)
             ;
     }
     expect(p, "{\"return\": {}, \"id\": \"slow \\\"typist\"}");
-    peer_close(p);
-    free_vm(vm);
 }
-END_TEST
 
 static char *socket_path(void)
 {
@@ -361,20 +336,15 @@ START_TEST(a_client_that_only_sends)
 END_TEST
 
 /* The first at once, of those within the second only the last. */
-START_TEST(noisy_events_are_thinned_out)
+QMP_TEST(noisy_events_are_thinned_out)
 {
-    Vm *vm = new_vm();
-    Peer *p = peer_ready(vm, "mon0");
     for (int i = 0; i < 100; i++)
         event_rtc_change(vm->root, i, "/machine/rtc");
     g_autoptr(json_object) first = peer_next(p), second = peer_next(p);
     ck_assert_int_eq(json_object_get_int(get(get(first, "data"), "offset")), 0);
     ck_assert_int_eq(json_object_get_int(get(get(second, "data"), "offset")), 99);
     ck_assert_int_eq(json_object_get_int(get(second, "sequence")), 2);
-    peer_close(p);
-    free_vm(vm);
 }
-END_TEST
 
 /* ---- descriptors ---- */
 
@@ -392,10 +362,8 @@ static void send_with_fd(Peer *p, const char *text, int fd)
     ck_assert_int_eq(sendmsg(p->fd, &msg, 0), (ssize_t)strlen(text));
 }
 
-START_TEST(descriptors)
+QMP_TEST(descriptors)
 {
-    Vm *vm = new_vm();
-    Peer *p = peer_ready(vm, "mon0");
     peer_send(p, "{\"execute\": \"getfd\", \"arguments\": {\"fdname\": \"x\"}}");
     expect_error(p, "GenericError", "missing-parameter",
                  "No file descriptor supplied via SCM_RIGHTS");
@@ -413,10 +381,7 @@ START_TEST(descriptors)
     ask(p, "{\"execute\": \"query-fdsets\"}", sets);
     ask(p, "{\"execute\": \"remove-fd\", \"arguments\": {\"fdset-id\": 3}}", "{\"return\": {}}");
     ask(p, "{\"execute\": \"query-fdsets\"}", "{\"return\": []}");
-    peer_close(p);
-    free_vm(vm);
 }
-END_TEST
 
 /* ---- out of band ---- */
 
@@ -644,20 +609,15 @@ START_TEST(quit_while_the_main_loop_is_stuck)
 }
 END_TEST
 
-START_TEST(quit_is_answered)
+QMP_TEST(quit_is_answered)
 {
-    Vm *vm = new_vm();
-    Peer *p = peer_ready(vm, "mon0");
     peer_send(p, "{\"execute\": \"quit\"}");
     g_autoptr(json_object) event = peer_next(p), reply = peer_next(p);
     ck_assert_str_eq(get_str(event, "event"), "SHUTDOWN");
     ck_assert_str_eq(get_str(get(event, "data"), "reason"), "host-qmp-quit");
     ck_assert(has(reply, "return"));
     ck_assert(vm->quit);
-    peer_close(p);
-    free_vm(vm);
 }
-END_TEST
 
 static void add_tests(TCase *tc)
 {
