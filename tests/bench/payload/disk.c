@@ -18,6 +18,9 @@
 #ifndef ROUND
 #define ROUND 2000
 #endif
+#ifndef NUMBERED /* 0: the disk holds nothing */
+#define NUMBERED 1
+#endif
 
 enum { COM1 = 0x3f8, BLOCK = 4096, MAX_QUEUE = 1024, BAR_IF_UNSET = 0xd0000000 };
 
@@ -180,7 +183,7 @@ static unsigned make_requests(void)
 static void verify(unsigned size)
 {
     for (unsigned i = 0; i < size; i++)
-        if (status[i] != 0 || *buffer(i) != request[i].sector / (BLOCK / 512))
+        if (status[i] != 0 || (NUMBERED && *buffer(i) != request[i].sector / (BLOCK / 512)))
             fail();
 }
 
