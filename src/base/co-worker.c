@@ -11,57 +11,34 @@
 
 enum { IDLE_S = 10 };
 
-typedef struct WorkerCall {
-    int (*fn)(void *arg);
-    void *arg;
-    int result;
-    bool done;                     /* the coroutine's thread */
-    Coroutine *co;
-    LoopBh finish;                 /* in the coroutine's loop */
-    GList link;
-} WorkerCall;
-
 /* Not GLib's: ThreadSanitizer sees these. */
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t cond = PTHREAD_COND_INITIALIZER;
-static GQueue calls = G_QUEUE_INIT;    /* mutex: of WorkerCall */
+static GQueue jobs = G_QUEUE_INIT;     /* mutex: of WorkerJob */
 static unsigned threads, idle;         /* mutex */
 
-static void finish(void *opaque)
-{
-    WorkerCall *call = opaque;
-    call->done = true;
-    co_resume(call->co);
-}
-
-/* The record is the coroutine's again, and not touched here, once its finish is scheduled. */
-static void perform(WorkerCall *call)
-{
-    call->result = call->fn(call->arg);
-    loop_bh_schedule(&call->finish);
-}
-
 /* Under the mutex.  NULL: nothing came for a long time. */
-static GList *next_call(void)
+static GList *next_job(void)
 {
     struct timespec end;
     bool late = false;
     clock_gettime(CLOCK_MONOTONIC, &end);
     end.tv_sec += IDLE_S;
     idle++;
-    while (!calls.head && !late)
+    while (!jobs.head && !late)
         late = pthread_cond_clockwait(&cond, &mutex, CLOCK_MONOTONIC, &end) == ETIMEDOUT;
     idle--;
-    return g_queue_pop_head_link(&calls);
+    return g_queue_pop_head_link(&jobs);
 }
 
 static void *worker(void *opaque)
 {
     GList *link;
     pthread_mutex_lock(&mutex);
-    while ((link = next_call())) {
+    while ((link = next_job())) {
+        WorkerJob *job = link->data;
         pthread_mutex_unlock(&mutex);
-        perform(link->data);
+        job->fn(job);
         pthread_mutex_lock(&mutex);
     }
     threads--;
@@ -82,19 +59,47 @@ static bool start_thread(void)
     return thread != NULL;
 }
 
-/* False: there is no thread, and none can be made. */
-static bool enqueue(WorkerCall *call)
+bool worker_post(WorkerJob *job, void (*fn)(WorkerJob *job))
 {
+    job->fn = fn;
+    job->link = (GList){ .data = job };
     pthread_mutex_lock(&mutex);
-    g_queue_push_tail_link(&calls, &call->link);
-    if (calls.length > idle && threads < CO_WORKER_MAX && start_thread())
+    g_queue_push_tail_link(&jobs, &job->link);
+    if (jobs.length > idle && threads < CO_WORKER_MAX && start_thread())
         threads++;
     bool ok = threads > 0;
     if (!ok)
-        g_queue_unlink(&calls, &call->link);
-    pthread_cond_signal(&cond);
+        g_queue_unlink(&jobs, &job->link);
     pthread_mutex_unlock(&mutex);
+    pthread_cond_signal(&cond);        /* whoever wakes finds the mutex free */
     return ok;
+}
+
+/* --- Calls of coroutines --- */
+
+typedef struct WorkerCall {
+    WorkerJob job;                 /* first */
+    int (*fn)(void *arg);
+    void *arg;
+    int result;
+    bool done;                     /* the coroutine's thread */
+    Coroutine *co;
+    LoopBh finish;                 /* in the coroutine's loop */
+} WorkerCall;
+
+static void finish(void *opaque)
+{
+    WorkerCall *call = opaque;
+    call->done = true;
+    co_resume(call->co);
+}
+
+/* The record is the coroutine's again, and not touched here, once its finish is scheduled. */
+static void perform(WorkerJob *job)
+{
+    WorkerCall *call = (WorkerCall *)job;
+    call->result = call->fn(call->arg);
+    loop_bh_schedule(&call->finish);
 }
 
 static void perform_drawn(void *opaque)
@@ -106,12 +111,12 @@ static void perform_drawn(void *opaque)
 
 int co_fn co_worker_call(int (*fn)(void *arg), void *arg)
 {
-    WorkerCall call = { .fn = fn, .arg = arg, .co = co_self(), .link.data = &call };
+    WorkerCall call = { .fn = fn, .arg = arg, .co = co_self() };
     bool drawn = sched_on(); /* done in this thread, at a place in the order that the seed gives */
     loop_bh_init(&call.finish, co_loop(call.co), drawn ? perform_drawn : finish, &call);
     if (drawn)
         loop_bh_schedule(&call.finish);
-    else if (!enqueue(&call))
+    else if (!worker_post(&call.job, perform))
         return fn(arg);
     while (!call.done)
         co_yield();

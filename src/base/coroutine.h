@@ -57,3 +57,12 @@ void co_queue_wake_all(CoQueue *queue);
  * Returns fn's value.  The pool has at most CO_WORKER_MAX threads, made when needed. */
 enum { CO_WORKER_MAX = 64 };
 int co_fn co_worker_call(int (*fn)(void *arg), void *arg);
+
+/* The same for work that belongs to no coroutine.  The record is embedded and must stay until @fn is
+ * called, which may free it.  False: there is no thread and none can be made; @fn is not called.  Any
+ * thread; never blocks. */
+typedef struct WorkerJob {
+    void (*fn)(struct WorkerJob *job);
+    GList link;                        /* the pool's */
+} WorkerJob;
+bool worker_post(WorkerJob *job, void (*fn)(WorkerJob *job));
