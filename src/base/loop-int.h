@@ -62,6 +62,7 @@ typedef struct LoopData {
 struct Loop {
     char *name;
     bool is_main;
+    bool patient;              /* the owner's */
 
     /* Any thread (atomic). */
     LoopBh *incoming;          /* a stack: newest first */

@@ -106,6 +106,16 @@ void loop_set_data(Loop *loop, const void *key, void *data, void (*free)(void *d
     g_array_append_val(loop->data, entry);
 }
 
+void loop_set_patient(Loop *loop, bool patient)
+{
+    loop->patient = patient;
+}
+
+bool loop_is_patient(const Loop *loop)
+{
+    return loop->patient;
+}
+
 /* --- Waking: a sleeping loop has waiting set; who adds work and finds it set, wakes it. --- */
 
 static void wake(Loop *loop)
@@ -139,16 +149,16 @@ void loop_quit(Loop *loop)
 /* --- Posted work and bottom halves share one list; a posted node has loop == NULL. --- */
 
 /* Another thread's node may be run, and the loop be freed after it, before that thread has come to
- * its wake: it is counted until then. */
-static void push(Loop *loop, LoopBh *node)
+ * its wake: it is counted until then.  From @newest to @oldest the nodes are linked. */
+static void push(Loop *loop, LoopBh *newest, LoopBh *oldest)
 {
     bool foreign = current != loop;
     if (foreign)
         __atomic_fetch_add(&loop->pushing, 1, __ATOMIC_RELAXED);
     LoopBh *head = __atomic_load_n(&loop->incoming, __ATOMIC_RELAXED);
     do {
-        node->next = head;
-    } while (!__atomic_compare_exchange_n(&loop->incoming, &head, node, true, __ATOMIC_SEQ_CST,
+        oldest->next = head;
+    } while (!__atomic_compare_exchange_n(&loop->incoming, &head, newest, true, __ATOMIC_SEQ_CST,
                                           __ATOMIC_RELAXED));
     if (foreign) {
         wake(loop);
@@ -188,7 +198,7 @@ void loop_post(Loop *loop, LoopFn *fn, void *opaque)
 {
     LoopBh *node = g_new(LoopBh, 1);
     *node = (LoopBh){ .fn = fn, .opaque = opaque };
-    push(loop, node);
+    push(loop, node, node);
 }
 
 void loop_bh_init(LoopBh *bh, Loop *loop, LoopFn *fn, void *opaque)
@@ -199,7 +209,19 @@ void loop_bh_init(LoopBh *bh, Loop *loop, LoopFn *fn, void *opaque)
 void loop_bh_schedule(LoopBh *bh)
 {
     if (!__atomic_exchange_n(&bh->scheduled, true, __ATOMIC_SEQ_CST))
-        push(bh->loop, bh);
+        push(bh->loop, bh, bh);
+}
+
+void loop_bh_schedule_list(LoopBh *first)
+{
+    LoopBh *newest = NULL;
+    for (LoopBh *bh = first, *next; bh; bh = next) {
+        next = bh->next;
+        bh->next = newest;
+        newest = bh;
+        __atomic_store_n(&bh->scheduled, true, __ATOMIC_RELAXED);
+    }
+    push(newest->loop, newest, first);
 }
 
 void loop_bh_cancel(LoopBh *bh)

@@ -34,6 +34,11 @@ void loop_kick(Loop *loop);            /* any thread: makes loop_iterate return 
 
 void loop_set_vm_lock(Loop *main_loop, VmLock *lock);   /* main loop only; NULL: none */
 
+/* A loop that may wait for the host's file system for a moment, as it serves remote clients only: no
+ * guest's device, no monitor.  Off at first.  Owner only. */
+void loop_set_patient(Loop *loop, bool patient);
+bool loop_is_patient(const Loop *loop);
+
 /* Deferred work.  loop_post: any thread, in order of posting, never blocks.
  * loop_call: runs fn in the loop's thread and waits for it; at once if it is the current one. */
 void loop_post(Loop *loop, LoopFn *fn, void *opaque);
@@ -49,6 +54,9 @@ typedef struct LoopBh {
 } LoopBh;
 void loop_bh_init(LoopBh *bh, Loop *loop, LoopFn *fn, void *opaque);
 void loop_bh_schedule(LoopBh *bh);     /* any thread */
+/* All of a list at once, with one wake: linked by `next` in the order in which they shall run, of one
+ * loop, none of them scheduled.  Any thread. */
+void loop_bh_schedule_list(LoopBh *first);
 void loop_bh_cancel(LoopBh *bh);       /* owner only */
 
 /* Descriptors.  @events: G_IO_IN | G_IO_OUT.  The callback gets what is ready (with G_IO_ERR,
