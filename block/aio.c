@@ -56,7 +56,9 @@ static int co_fn transfer_rest(const AioFile *file, bool write, uint64_t offset,
 static inline int co_fn transfer(const AioFile *file, bool write, uint64_t offset,
                                  const struct iovec *iov, int iovcnt, uint64_t bytes, int rw_flags)
 {
-    int64_t n = engines[file->kind]->co_rw(file, write, offset, iov, iovcnt, rw_flags);
+    bool lane = write && !rw_flags && aio_has_lane(file, bytes);
+    int64_t n = lane ? aio_lane_write(file, offset, iov, iovcnt)
+                     : engines[file->kind]->co_rw(file, write, offset, iov, iovcnt, rw_flags);
 
     if (G_LIKELY(n == (int64_t)bytes))
         return 0;

@@ -15,6 +15,7 @@ typedef struct FileOptions {
 
 typedef struct FileNode {
     AioFile aio;                           /* the descriptor and how it is worked */
+    AioLane lane;                          /* aio.lane points here, if at all */
     int asked_aio, locking;                /* as the options say */
     char *aio_fallback;                    /* why the default engine is not used; NULL: it is */
     bool is_device, is_regular;
@@ -32,6 +33,11 @@ typedef struct FileNode {
 bool file_options_parse(json_object *options, FileOptions *parsed, GError **error);
 /* Which engine; @asked: AioKind, or -1.  *fallback gets why the default is not used (g_free). */
 bool file_choose_engine(int asked, bool direct, AioKind *kind, char **fallback, GError **error);
+/* The lane for small writes, where the engine was left to us and the page cache takes them. */
+static inline AioLane *file_choose_lane(FileNode *file, int asked, bool direct)
+{
+    return asked < 0 && !direct && file->is_regular ? &file->lane : NULL;
+}
 bool file_is_passed(const char *filename);          /* /dev/fdset/N */
 bool file_is_refusal(const GError *error);
 /* System calls, for worker threads.  @mode: O_RDONLY or O_RDWR; -1 with an error. */

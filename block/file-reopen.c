@@ -146,6 +146,7 @@ static bool take_options(FileNode *file, BlockReopen *with, FileReopen *state, G
     }
     state->asked_aio = parsed.aio;
     state->aio.max_batch = parsed.max_batch;
+    state->aio.lane = file_choose_lane(file, parsed.aio, with->direct);
     return file_choose_engine(parsed.aio, with->direct, &state->aio.kind, &state->aio_fallback, error);
 }
 
@@ -192,6 +193,7 @@ void co_fn file_reopen_commit(BlockNode *node, BlockReopen *reopen)
         __atomic_store_n(&file->aio.fell_back, false, __ATOMIC_RELAXED);
     file->asked_aio = state->asked_aio;
     file->aio.kind = state->aio.kind;
+    file->aio.lane = state->aio.lane;
     file->aio.max_batch = state->aio.max_batch;
     file->request_alignment = state->request_alignment;
     file->buffer_alignment = state->buffer_alignment;

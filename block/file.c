@@ -216,6 +216,7 @@ static bool co_fn open_file(BlockNode *node, json_object *options, bool is_devic
         g_free(file->aio_fallback);
         return false;
     }
+    file->aio.lane = file_choose_lane(file, parsed.aio, block_node_cache_direct(node));
     for (const char *const *name = file_options; *name; name++)
         json_object_object_del(options, *name);
     return true;

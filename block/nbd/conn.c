@@ -136,10 +136,16 @@ static void request_free(NbdRequest *req)
 
 /* ---- sending ---- */
 
+static size_t request_head(const NbdConn *conn)
+{
+    return conn->extended ? NBD_EXTENDED_REQUEST_HEAD : NBD_REQUEST_HEAD;
+}
+
 void nbd_conn_reply(NbdRequest *req)
 {
     NbdConn *conn = req->conn;
-    bool last = conn->in_flight == 1;      /* nothing else that could share the call */
+    /* Nothing else that could share the call. */
+    bool last = conn->in_flight == 1 && !nbd_socket_has(&conn->socket, request_head(conn));
 
     req->next = NULL;
     req->ready_bytes = req->buffer_bytes;
@@ -299,7 +305,7 @@ static void co_fn pace_reads(NbdConn *conn, uint64_t bytes)
 static bool co_fn read_request(NbdConn *conn)
 {
     uint8_t head[NBD_EXTENDED_REQUEST_HEAD];
-    size_t bytes = conn->extended ? NBD_EXTENDED_REQUEST_HEAD : NBD_REQUEST_HEAD;
+    size_t bytes = request_head(conn);
     bool run = true;
     uint32_t refused;
     NbdRequest *req;

@@ -14,6 +14,7 @@
 #include "src/base/process.h"
 #include "src/base/trace.h"
 #include "src/base/util.h"
+#include "src/object/iothread.h"
 #include "src/tools/nbd.h"
 
 typedef struct Server {
@@ -53,6 +54,12 @@ static unsigned thread_count(const NbdOptions *o)
     return o->threads ? o->threads : MIN(o->shared ? o->shared : 16, g_get_num_processors());
 }
 
+/* In the thread.  It serves connections, and nothing of a machine's. */
+static void make_patient(void *opaque)
+{
+    loop_set_patient(opaque, true);
+}
+
 static bool start_threads(Server *s, json_object *export, GError **error)
 {
     unsigned count = thread_count(&s->options);
@@ -62,11 +69,14 @@ static bool start_threads(Server *s, json_object *export, GError **error)
     for (unsigned i = 0; i < count; i++) {
         g_autoptr(json_object) thread = json_object_new_object();
         g_autofree char *id = g_strdup_printf("serve%u", i);
+        Object *object;
 
         put_text(thread, "qom-type", "iothread");
         put_text(thread, "id", id);
-        if (!object_create_user(s->root, thread, error))
+        object = object_create_user(s->root, thread, error);
+        if (!object)
             return false;
+        loop_call(iothread_loop(object), make_patient, iothread_loop(object));
         json_object_array_add(names, json_object_new_string(id));
     }
     return true;

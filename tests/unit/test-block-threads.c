@@ -86,9 +86,11 @@ static uint64_t rounds(Work **works)
 }
 
 static const struct {
-    const char *aio;
+    const char *engine;
     bool direct;
-} setups[] = { { "threads", true }, { "io_uring", false }, { "io_uring", true }, { "native", true } };
+} setups[] = { { ",file.aio=threads", true }, { ",file.aio=io_uring", false },
+               { ",file.aio=io_uring", true }, { ",file.aio=native", true },
+               { "", false } };            /* as it comes: with the file's lane */
 
 START_TEST(loops_share_a_node)
 {
@@ -108,8 +110,9 @@ START_TEST(loops_share_a_node)
         return;
     }
     loop_main();                   /* made by the main thread, before the others wake it */
-    node = test_open(t.graph, &error, "raw,node-name=d,cache.direct=%s,file.driver=file,file.aio=%s,"
-                     "file.filename=%s", setups[_i].direct ? "on" : "off", setups[_i].aio, path);
+    node = test_open(t.graph, &error, "raw,node-name=d,cache.direct=%s,file.driver=file,"
+                     "file.filename=%s%s", setups[_i].direct ? "on" : "off", path,
+                     setups[_i].engine);
     assert_no_error(error);
     user = block_user_new(node, "loops", BLOCK_PERM_READ | BLOCK_PERM_WRITE, BLOCK_PERM_ALL, &error);
     assert_no_error(error);
