@@ -190,6 +190,8 @@ static bool co_fn first_writes(Qcow2 *s, const Qcow2Options *o, GError **error)
     if (!s->writable)
         return true;
     qcow2_overlap_init(s);
+    if (qcow2_overlap_snapshots(s, error) < 0)
+        return error_hint(error, "open it with overlap-check=cached");
     return qcow2_set_autoclear(s, 0, s->header.autoclear & ~autoclear_kept(s), error) == 0;
 }
 
@@ -356,8 +358,12 @@ void co_fn qcow2_reopen_commit(BlockNode *node, BlockReopen *reopen)
         }
     }
     s->writable = !reopen->read_only;
-    if (s->writable && !s->overlap)
+    if (s->writable && !s->overlap) {
         qcow2_overlap_init(s);
+        if (qcow2_overlap_snapshots(s, &error) < 0)
+            error_report(error);
+        g_clear_error(&error);
+    }
     if (s->writable && (qcow2_set_autoclear(s, 0, s->header.autoclear & ~autoclear_kept(s),
                                             &error) < 0 ||
                         qcow2_bitmaps_begin_use(s, &error) < 0))

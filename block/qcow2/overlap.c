@@ -5,9 +5,14 @@
  *
  * Looking takes no lock: leaves stay until the image is closed, and the array of them, when it gets too
  * short, is replaced by a longer one while the old one stays readable.
+ *
+ * L2 tables of snapshots have a map of their own, as they may be in use by the active disk, too.  It is made
+ * anew, from the snapshots' L1 tables, when snapshots change, which is when nobody else is there.
  */
-#include "block/qcow2/qcow2.h"
+#include "block/qcow2/snapshot.h"
+#include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { LEAF_BITS = 15, LEAF_WORDS = (1 << LEAF_BITS) / 64, LEAVES_MAX = 1 << 20 };
@@ -17,10 +22,15 @@ typedef struct Leaves {
     uint64_t *of[];                        /* atomic pointers to words that are atomic */
 } Leaves;
 
-struct Qcow2Overlap {
-    pthread_mutex_t mutex;                 /* for changes */
+typedef struct Map {
     Leaves *leaves;                        /* atomic */
     GPtrArray *garbage;                    /* mutex: former arrays and all leaves */
+} Map;
+
+struct Qcow2Overlap {
+    pthread_mutex_t mutex;                 /* for changes */
+    Map map;
+    Map inactive_l2;                       /* changes as a whole under the exclusive gate */
 };
 
 static const struct {
@@ -40,9 +50,9 @@ static const struct {
 
 /* The bits. */
 
-static uint64_t *word_of(Qcow2 *s, uint64_t cluster)
+static uint64_t *word_of(const Map *map, uint64_t cluster)
 {
-    Leaves *leaves = __atomic_load_n(&s->overlap->leaves, __ATOMIC_ACQUIRE);
+    Leaves *leaves = __atomic_load_n(&map->leaves, __ATOMIC_ACQUIRE);
     uint64_t index = cluster >> LEAF_BITS;
     uint64_t *leaf;
 
@@ -52,14 +62,12 @@ static uint64_t *word_of(Qcow2 *s, uint64_t cluster)
     return leaf ? leaf + (cluster & ((1 << LEAF_BITS) - 1)) / 64 : NULL;
 }
 
-bool qcow2_overlap_hit(Qcow2 *s, uint64_t offset, uint64_t bytes)
+static bool map_hit(const Qcow2 *s, const Map *map, uint64_t offset, uint64_t bytes)
 {
     uint64_t end = qcow2_clusters(s, offset + bytes);
 
-    if (!s->overlap)
-        return false;
     for (uint64_t cluster = offset >> s->cluster_bits; cluster < end; cluster++) {
-        uint64_t *word = word_of(s, cluster);
+        uint64_t *word = word_of(map, cluster);
 
         if (G_UNLIKELY(word && __atomic_load_n(word, __ATOMIC_RELAXED) >> cluster % 64 & 1))
             return true;
@@ -67,10 +75,19 @@ bool qcow2_overlap_hit(Qcow2 *s, uint64_t offset, uint64_t bytes)
     return false;
 }
 
-/* Under the mutex. */
-static uint64_t *make_word(Qcow2 *s, uint64_t cluster)
+bool qcow2_overlap_hit(Qcow2 *s, uint64_t offset, uint64_t bytes)
 {
-    Leaves *leaves = s->overlap->leaves, *longer;
+    if (!s->overlap)
+        return false;
+    return map_hit(s, &s->overlap->map, offset, bytes) ||
+           (G_UNLIKELY(s->overlap->inactive_l2.leaves) &&
+            map_hit(s, &s->overlap->inactive_l2, offset, bytes));
+}
+
+/* Under the mutex. */
+static uint64_t *make_word(Map *map, uint64_t cluster)
+{
+    Leaves *leaves = map->leaves, *longer;
     uint64_t index = cluster >> LEAF_BITS;
 
     if (!leaves || index >= leaves->n) {
@@ -80,38 +97,42 @@ static uint64_t *make_word(Qcow2 *s, uint64_t cluster)
         if (leaves)
             memcpy(longer->of, leaves->of, leaves->n * sizeof(uint64_t *));
         longer->n = n;
-        g_ptr_array_add(s->overlap->garbage, longer);
-        __atomic_store_n(&s->overlap->leaves, longer, __ATOMIC_RELEASE);
+        g_ptr_array_add(map->garbage, longer);
+        __atomic_store_n(&map->leaves, longer, __ATOMIC_RELEASE);
         leaves = longer;
     }
     if (!leaves->of[index]) {
         uint64_t *leaf = g_new0(uint64_t, LEAF_WORDS);
 
-        g_ptr_array_add(s->overlap->garbage, leaf);
+        g_ptr_array_add(map->garbage, leaf);
         __atomic_store_n(&leaves->of[index], leaf, __ATOMIC_RELEASE);
     }
-    return word_of(s, cluster);
+    return word_of(map, cluster);
 }
 
-static void change(Qcow2 *s, unsigned kind, uint64_t offset, uint64_t bytes, bool set)
+static void change_map(Qcow2 *s, Map *map, uint64_t offset, uint64_t bytes, bool set)
 {
     uint64_t end = qcow2_clusters(s, offset + bytes);
 
-    if (!s->overlap || !(s->overlap_mask & kind))
-        return;
     pthread_mutex_lock(&s->overlap->mutex);
     for (uint64_t cluster = offset >> s->cluster_bits; cluster < end; cluster++) {
         uint64_t *word;
 
         if (cluster >> LEAF_BITS >= LEAVES_MAX)
             break;                         /* of a corrupt image: refused where it is used */
-        word = set ? make_word(s, cluster) : word_of(s, cluster);
+        word = set ? make_word(map, cluster) : word_of(map, cluster);
         if (set)
             __atomic_fetch_or(word, 1ull << cluster % 64, __ATOMIC_RELAXED);
         else if (word)
             __atomic_fetch_and(word, ~(1ull << cluster % 64), __ATOMIC_RELAXED);
     }
     pthread_mutex_unlock(&s->overlap->mutex);
+}
+
+static void change(Qcow2 *s, unsigned kind, uint64_t offset, uint64_t bytes, bool set)
+{
+    if (s->overlap && s->overlap_mask & kind)
+        change_map(s, &s->overlap->map, offset, bytes, set);
 }
 
 void qcow2_overlap_add(Qcow2 *s, unsigned kind, uint64_t offset, uint64_t bytes)
@@ -173,10 +194,14 @@ static bool is_kind(Qcow2 *s, unsigned kind, uint64_t offset, uint64_t bytes)
     case QCOW2_OL_REFCOUNT_BLOCK:
         return table_names(s, s->reftable, s->reftable_size, QCOW2_REFTABLE_OFFSET_MASK, offset,
                            bytes);
+    case QCOW2_OL_SNAPSHOT_TABLE:
+        return ranges_overlap(h->snapshots_offset, s->snapshot_table_bytes, offset, bytes);
     case QCOW2_OL_INACTIVE_L1:
         return snapshots_overlap(s, offset, bytes);
+    case QCOW2_OL_INACTIVE_L2:
+        return map_hit(s, &s->overlap->inactive_l2, offset, bytes);
     default:
-        return true;                       /* by what is left: the snapshot table, bitmaps */
+        return ranges_overlap(s->bitmaps_offset, s->bitmaps_length, offset, bytes);
     }
 }
 
@@ -191,17 +216,15 @@ int co_fn qcow2_check_overlap(Qcow2 *s, unsigned own, uint64_t offset, uint64_t 
     for (unsigned i = 0; i < G_N_ELEMENTS(kinds); i++) {
         if (own & kinds[i].kind && is_kind(s, kinds[i].kind, first, length))
             return 0;
-        if (!(s->overlap_mask & kinds[i].kind & ~own))
-            continue;
-        if (kinds[i].kind < QCOW2_OL_SNAPSHOT_TABLE && is_kind(s, kinds[i].kind, first, length))
+        if (s->overlap_mask & kinds[i].kind & ~own && is_kind(s, kinds[i].kind, first, length))
             return qcow2_corruption(s, true, offset, bytes, "Preventing invalid write on metadata "
                                     "(overlaps with %s) at offset 0x%" PRIx64, kinds[i].name,
                                     offset);
     }
     if (own)
         return 0;
-    return qcow2_corruption(s, true, offset, bytes, "Preventing invalid write on metadata (overlaps "
-                            "with a snapshot's or bitmap's tables) at offset 0x%" PRIx64, offset);
+    return qcow2_corruption(s, true, offset, bytes, "Preventing invalid write on metadata at offset "
+                            "0x%" PRIx64, offset);
 }
 
 /* At opening. */
@@ -213,6 +236,40 @@ static void add_table(Qcow2 *s, unsigned kind, const uint64_t *table, uint64_t n
             change(s, kind, table[i] & mask, s->cluster_size, true);
 }
 
+static void map_init(Map *map)
+{
+    *map = (Map){ .garbage = g_ptr_array_new_with_free_func(g_free) };
+}
+
+static void map_clear(Map *map)
+{
+    g_ptr_array_free(map->garbage, TRUE);
+    *map = (Map){ NULL };
+}
+
+int co_fn qcow2_overlap_snapshots(Qcow2 *s, GError **error)
+{
+    int ret = 0;
+
+    if (!s->overlap || !(s->overlap_mask & QCOW2_OL_INACTIVE_L2))
+        return 0;
+    map_clear(&s->overlap->inactive_l2);
+    map_init(&s->overlap->inactive_l2);
+    for (unsigned i = 0; s->snapshots && i < s->snapshots->len; i++) {
+        const Qcow2Snapshot *sn = &g_array_index(s->snapshots, Qcow2Snapshot, i);
+        uint64_t *l1 = qcow2_l1_read(s, sn->l1_table_offset, sn->l1_size, ret ? NULL : error);
+
+        if (!l1)
+            ret = -EIO;
+        for (uint64_t k = 0; l1 && k < sn->l1_size; k++)
+            if (l1[k] & QCOW2_OFFSET_MASK)
+                change_map(s, &s->overlap->inactive_l2, l1[k] & QCOW2_OFFSET_MASK,
+                           s->cluster_size, true);
+        free(l1);
+    }
+    return ret;
+}
+
 void qcow2_overlap_init(Qcow2 *s)
 {
     const Qcow2Header *h = &s->header;
@@ -221,7 +278,8 @@ void qcow2_overlap_init(Qcow2 *s)
         return;
     s->overlap = g_new0(Qcow2Overlap, 1);
     pthread_mutex_init(&s->overlap->mutex, NULL);
-    s->overlap->garbage = g_ptr_array_new_with_free_func(g_free);
+    map_init(&s->overlap->map);
+    map_init(&s->overlap->inactive_l2);
     change(s, QCOW2_OL_MAIN_HEADER, 0, s->cluster_size, true);
     change(s, QCOW2_OL_ACTIVE_L1, h->l1_table_offset, (uint64_t)h->l1_size * 8, true);
     add_table(s, QCOW2_OL_ACTIVE_L2, s->l1, h->l1_size, QCOW2_OFFSET_MASK);
@@ -229,6 +287,8 @@ void qcow2_overlap_init(Qcow2 *s)
            (uint64_t)h->refcount_table_clusters << s->cluster_bits, true);
     add_table(s, QCOW2_OL_REFCOUNT_BLOCK, s->reftable, s->reftable_size,
               QCOW2_REFTABLE_OFFSET_MASK);
+    change(s, QCOW2_OL_SNAPSHOT_TABLE, h->snapshots_offset, s->snapshot_table_bytes, true);
+    change(s, QCOW2_OL_BITMAP_DIRECTORY, s->bitmaps_offset, s->bitmaps_length, true);
     for (unsigned i = 0; s->snapshots && i < s->snapshots->len; i++) {
         Qcow2Snapshot *snapshot = &g_array_index(s->snapshots, Qcow2Snapshot, i);
 
@@ -241,7 +301,8 @@ void qcow2_overlap_free(Qcow2 *s)
 {
     if (!s->overlap)
         return;
-    g_ptr_array_free(s->overlap->garbage, TRUE);
+    map_clear(&s->overlap->map);
+    map_clear(&s->overlap->inactive_l2);
     pthread_mutex_destroy(&s->overlap->mutex);
     g_free(s->overlap);
 }

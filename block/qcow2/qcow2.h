@@ -460,6 +460,9 @@ void qcow2_overlap_remove(Qcow2 *s, unsigned kind, uint64_t offset, uint64_t byt
 /* A look without a wait: false: certainly no overlap. */
 bool qcow2_overlap_hit(Qcow2 *s, uint64_t offset, uint64_t bytes);
 void qcow2_overlap_init(Qcow2 *s);         /* from the tables in memory */
+/* In open or under the exclusive gate: the snapshots' L2 tables, where they are wanted, are those that their L1
+ * tables name.  On failure those that can be found. */
+int co_fn qcow2_overlap_snapshots(Qcow2 *s, GError **error);
 void qcow2_overlap_free(Qcow2 *s);
 
 /* header.c */

@@ -102,6 +102,8 @@ static int co_fn shrink(Qcow2 *s, uint64_t bytes, GError **error)
 {
     int ret = drop_from(s, bytes, error);
 
+    if (ret == 0 && s->data_file_raw)      /* what it lacks reads as zeroes, should the rest fail */
+        ret = block_node_co_resize(s->data_file, bytes, error);
     if (ret == 0)
         ret = write_size(s, bytes, error);
     if (ret < 0)
@@ -109,9 +111,7 @@ static int co_fn shrink(Qcow2 *s, uint64_t bytes, GError **error)
     s->header.size = bytes;
     if (s->file_grows)
         cut_file(s);
-    if (s->data_file_raw)
-        ret = block_node_co_resize(s->data_file, bytes, error);
-    return ret;
+    return 0;
 }
 
 /* Growing. */

@@ -224,7 +224,11 @@ static int co_fn alone(Qcow2 *s, int co_fn (*verb)(Qcow2 *s, void *arg, GError *
     if (ret < 0) {
         fail_errno(error, -ret, "writing the metadata of '%s' failed", block_node_filename(s->node));
     } else {
+        g_autoptr(GError) ignored = NULL;
+
         ret = verb(s, arg, error);
+        if (ret == 0 && qcow2_overlap_snapshots(s, &ignored) < 0)
+            warn_report("%s; its tables are not watched over", ignored->message);
         if (ret == 0 && qcow2_settle(s) < 0)
             warn_report("'%s': what is free now could not be written; it is leaked",
                         block_node_filename(s->node));
