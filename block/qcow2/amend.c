@@ -33,37 +33,19 @@ static void swap_names(Qcow2 *s, Names *names)
     *names = old;
 }
 
-/* Under the exclusive gate.  The header is what it was when writing fails. */
-static int co_fn write_names(Qcow2 *s, Names *names, GError **error)
+/* Alone (@alone), or with requests under way.  The header is what it was when writing fails. */
+static int co_fn change_names(Qcow2 *s, Names *names, bool alone, GError **error)
 {
     int ret;
 
+    if (!alone)
+        qcow2_exclusive_reserve(s);
     swap_names(s, names);
-    ret = qcow2_header_rewrite(s, error);
-    if (ret < 0) {
-        swap_names(s, names);
-        if (qcow2_header_rewrite(s, NULL) < 0)
-            qcow2_header_give_up(s);
-    }
-    return ret;
-}
-
-/* Requests wait for the write only, not until it is stable. */
-static int co_fn change_names(Qcow2 *s, Names *names, GError **error)
-{
-    int ret;
-
-    qcow2_exclusive_begin(s);
-    ret = write_names(s, names, error);
-    qcow2_exclusive_end(s);
+    ret = alone ? qcow2_header_write(s, error) : qcow2_header_write_names(s, error);
     if (ret < 0)
-        return ret;
-    ret = qcow2_flush_file(s, error);
-    if (ret < 0) {
-        qcow2_exclusive_begin(s);
-        write_names(s, names, NULL);
-        qcow2_exclusive_end(s);
-    }
+        swap_names(s, names);
+    if (!alone)
+        qcow2_exclusive_release(s);
     return ret;
 }
 
@@ -74,7 +56,7 @@ static bool check_backing(Qcow2 *s, const char *filename, GError **error)
     if (s->data_file_raw)
         return fail(error, ERR_INVALID_PARAMETER,
                     "Cannot set a backing file for an image with data-file-raw");
-    return strlen(filename) <= 1023 ||
+    return strlen(filename) <= QCOW2_BACKING_NAME_MAX ||
            fail(error, ERR_INVALID_PARAMETER, "Backing file name too long");
 }
 
@@ -90,7 +72,7 @@ int co_fn qcow2_co_set_backing(BlockNode *node, const char *filename, const char
     if (!check_backing(s, filename, error))
         return ret;
     names = names_new(filename, format);
-    ret = change_names(s, &names, error);
+    ret = change_names(s, &names, false, error);
     names_clear(&names);
     return ret;
 }
@@ -259,9 +241,7 @@ static int co_fn change_backing(Amend *a, GError **error)
     if (!check_backing(a->s, file, error))
         return -EINVAL;
     names = names_new(file, format);
-    ret = write_names(a->s, &names, error);
-    if (ret == 0 && (ret = qcow2_flush_file(a->s, error)) < 0)
-        write_names(a->s, &names, NULL);
+    ret = change_names(a->s, &names, true, error);
     names_clear(&names);
     return ret;
 }

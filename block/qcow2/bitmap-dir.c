@@ -179,8 +179,6 @@ static void put_extension(Qcow2 *s, unsigned n, uint64_t offset, uint64_t bytes)
     st_be64(data + 8, bytes);
     st_be64(data + 16, offset);
     qcow2_extension_set(s, QCOW2_EXT_BITMAPS, n ? data : NULL, n ? sizeof(data) : 0);
-    if (!n)                                /* a journal is for bitmaps only */
-        qcow2_extension_set(s, QCOW2_EXT_JOURNAL, NULL, 0);
     s->bitmaps_offset = n ? offset : 0;
     s->bitmaps_length = n ? bytes : 0;
     if (n)
@@ -216,6 +214,8 @@ static int co_fn switch_header(Qcow2 *s, const GArray *directory, uint64_t offse
     unsigned old_n = s->bitmaps_offset ? 1 : 0;
     uint64_t old_offset = s->bitmaps_offset, old_bytes = s->bitmaps_length;
     const Qcow2Extension *old = qcow2_extension(s, QCOW2_EXT_BITMAPS);
+    const Qcow2Extension *journal = qcow2_extension(s, QCOW2_EXT_JOURNAL);
+    g_autoptr(GBytes) old_journal = journal ? g_bytes_new(journal->data, journal->length) : NULL;
     int ret = qcow2_write_refcounts(s);
 
     if (old && old->length >= EXTENSION_BYTES)
@@ -227,11 +227,15 @@ static int co_fn switch_header(Qcow2 *s, const GArray *directory, uint64_t offse
     if (ret < 0)
         return ret;
     put_extension(s, directory->len, offset, qcow2_bitmap_dir_bytes(directory));
+    if (!directory->len)                   /* a journal is for bitmaps only */
+        qcow2_extension_set(s, QCOW2_EXT_JOURNAL, NULL, 0);
     ret = qcow2_header_write(s, error);
-    if (ret == 0)
-        ret = qcow2_flush_file(s, error);
-    if (ret < 0)
+    if (ret < 0) {
         put_extension(s, old_n, old_offset, old_bytes);
+        if (old_journal)
+            qcow2_extension_set(s, QCOW2_EXT_JOURNAL, g_bytes_get_data(old_journal, NULL),
+                                g_bytes_get_size(old_journal));
+    }
     return ret;
 }
 

@@ -173,16 +173,53 @@ static bool is_sound(Qcow2 *s, const Qcow2BitmapEntry *entry)
            !(block_bitmap_flags(bitmap) & BLOCK_BITMAP_INCONSISTENT);
 }
 
+/* How many sound bitmaps come before others; *ret_mixed: there are some after others, too. */
+static unsigned count_sound(Qcow2 *s, const GArray *directory, bool *ret_mixed)
+{
+    unsigned n = 0;
+
+    *ret_mixed = false;
+    for (unsigned i = 0; i < directory->len; i++) {
+        bool sound = is_sound(s, &g_array_index(directory, Qcow2BitmapEntry, i));
+
+        n += sound && n == i;
+        *ret_mixed |= sound && n <= i;
+    }
+    return n;
+}
+
+static GArray *sound_first(Qcow2 *s, const GArray *directory)
+{
+    GArray *sorted = qcow2_bitmap_dir_new();
+
+    for (int sound = 1; sound >= 0; sound--)
+        for (unsigned i = 0; i < directory->len; i++) {
+            const Qcow2BitmapEntry *entry = &g_array_index(directory, Qcow2BitmapEntry, i);
+
+            if (is_sound(s, entry) == sound)
+                qcow2_bitmap_dir_append(sorted, entry);
+        }
+    return sorted;
+}
+
 /* The journal first, then the flags: in between the bitmaps are what is stored. */
 static int co_fn begin_use(Qcow2 *s, GArray *directory, GError **error)
 {
-    g_autofree bool *sound = g_new0(bool, directory->len + 1);
+    g_autoptr(GArray) sorted = NULL;
+    bool mixed;
+    unsigned sound = count_sound(s, directory, &mixed);
     int ret = 0;
 
-    for (unsigned i = 0; i < directory->len; i++)
-        sound[i] = is_sound(s, &g_array_index(directory, Qcow2BitmapEntry, i));
-    if (!s->journal)
-        ret = qcow2_journal_begin(s, sound, directory->len, error);
+    if (s->journal)
+        return mark_in_use(s, directory, error);
+    /* Where refcounts are not right yet, those after others do without a journal. */
+    if (mixed && !(s->header.incompatible & QCOW2_INCOMPAT_DIRTY)) {
+        directory = sorted = sound_first(s, directory);
+        ret = qcow2_bitmap_dir_replace(s, directory, error);
+        sound = count_sound(s, directory, &mixed);
+    }
+    if (ret == 0)
+        ret = qcow2_journal_begin(s, sound, error);
     return ret == 0 ? mark_in_use(s, directory, error) : ret;
 }
 
@@ -363,20 +400,20 @@ static int co_fn store_all(Qcow2 *s, GArray *directory, const char *without, GEr
 static int co_fn store(Qcow2 *s, const char *without, GError **error)
 {
     g_autoptr(GArray) old = qcow2_bitmap_dir_read(s, error), directory = qcow2_bitmap_dir_new();
-    unsigned kept = 0;
+    unsigned stored;
     int ret;
 
     if (!old)
         return -EIO;
+    ret = store_all(s, directory, without, error);
+    stored = directory->len;               /* first those that are sound: the journal is for them */
     for (unsigned i = 0; i < old->len; i++)
         if (stays(s, &g_array_index(old, Qcow2BitmapEntry, i), without))
             qcow2_bitmap_dir_append(directory, &g_array_index(old, Qcow2BitmapEntry, i));
-    kept = directory->len;
-    ret = store_all(s, directory, without, error);
     if (ret == 0)
         ret = qcow2_bitmap_dir_replace(s, directory, error);
     if (ret < 0) {
-        for (unsigned i = kept; i < directory->len; i++)
+        for (unsigned i = 0; i < stored; i++)
             free_entry(s, &g_array_index(directory, Qcow2BitmapEntry, i), qcow2_free_now);
         return ret;
     }

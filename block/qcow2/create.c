@@ -150,6 +150,16 @@ static void make_header(Qcow2Header *h, const Qcow2Create *c, const BlockNode *d
         h->autoclear |= QCOW2_AUTOCLEAR_DATA_FILE_RAW;
 }
 
+/* Until there is a new header, there is none. */
+static int co_fn clear_header(Qcow2 *s, GError **error)
+{
+    uint8_t sector[512] = { 0 };
+
+    if (block_node_size(s->file) < (int64_t)sizeof(sector))
+        return 0;
+    return qcow2_meta_write(s, 0, sector, sizeof(sector), "header", 0, error);
+}
+
 static int co_fn write_refcounts(Qcow2 *s, GError **error)
 {
     uint64_t size = s->cluster_size;
@@ -182,7 +192,9 @@ static int co_fn write_empty(BlockNode *file, BlockNode *data_file, const Qcow2C
     s->cluster_bits = s->header.cluster_bits;
     s->cluster_size = c->cluster_size;
     s->refcount_bits = c->refcount_bits;
-    ret = write_refcounts(s, error);
+    ret = clear_header(s, error);
+    if (ret == 0)
+        ret = write_refcounts(s, error);
     if (ret == 0)
         ret = qcow2_header_write(s, error);
     qcow2_header_clear(&s->header);

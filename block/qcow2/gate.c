@@ -93,11 +93,20 @@ void qcow2_leave(Qcow2 *s, Qcow2Ticket *ticket)
         wake_exclusive(s);
 }
 
-void co_fn qcow2_exclusive_begin(Qcow2 *s)
+void co_fn qcow2_exclusive_reserve(Qcow2 *s)
+{
+    co_mutex_lock(&s->exclusive_lock);
+}
+
+void qcow2_exclusive_release(Qcow2 *s)
+{
+    co_mutex_unlock(&s->exclusive_lock);
+}
+
+void co_fn qcow2_gate_close(Qcow2 *s)
 {
     Qcow2Waiter waiter;
 
-    co_mutex_lock(&s->exclusive_lock);
     __atomic_fetch_add(&s->exclusive_turns, 1, __ATOMIC_SEQ_CST);
     __atomic_store_n(&s->exclusive, 1, __ATOMIC_SEQ_CST);
     for (;;) {
@@ -113,7 +122,7 @@ void co_fn qcow2_exclusive_begin(Qcow2 *s)
     }
 }
 
-void qcow2_exclusive_end(Qcow2 *s)
+void qcow2_gate_open(Qcow2 *s)
 {
     Qcow2Waiter *waiters;
 
@@ -122,7 +131,18 @@ void qcow2_exclusive_end(Qcow2 *s)
     waiters = g_steal_pointer(&s->gate_waiters);
     pthread_mutex_unlock(&s->gate_mutex);
     qcow2_wake(waiters);
-    co_mutex_unlock(&s->exclusive_lock);
+}
+
+void co_fn qcow2_exclusive_begin(Qcow2 *s)
+{
+    qcow2_exclusive_reserve(s);
+    qcow2_gate_close(s);
+}
+
+void qcow2_exclusive_end(Qcow2 *s)
+{
+    qcow2_gate_open(s);
+    qcow2_exclusive_release(s);
 }
 
 /* Epochs follow each other by one; a new one begins only when nobody is left of the one whose

@@ -1,8 +1,8 @@
 /*
  * The header, in the image's first cluster: its fields, its extensions, the backing file's name.
  *
- * It is read and checked as a whole when an image is opened.  When it is written all of its cluster is
- * made anew: unknown extensions, and unknown fields of a longer header, are kept.
+ * It is read and checked as a whole when an image is opened.  Unknown extensions, and unknown fields of a
+ * longer header, are kept.  Single fields are written here, all of it in header-write.c.
  */
 #include "block/qcow2/qcow2.h"
 #include <errno.h>
@@ -10,19 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BACKING_NAME_MAX = 1023, FORMAT_NAME_MAX = 15, DATA_FILE_NAME_MAX = 1023 };
-enum { FEATURE_BYTES = 48, FEATURE_NAME_BYTES = 46 };
-
-/* "Feature name table": what to call what a reader does not know. */
-static const struct {
-    uint8_t type, bit;                     /* 0: incompatible, 1: compatible, 2: autoclear */
-    const char *name;
-} features[] = {
-    { 0, 0, "dirty bit" },       { 0, 1, "corrupt bit" },        { 0, 2, "external data file" },
-    { 0, 3, "compression type" }, { 0, 4, "extended L2 entries" }, { 1, 0, "lazy refcounts" },
-    { 2, 0, "bitmaps" },         { 2, 1, "raw external data" },
-    { 2, 56, "bitmap journal (vireo)" },
-};
+enum { FORMAT_NAME_MAX = 15, DATA_FILE_NAME_MAX = 1023, FEATURE_NAME_BYTES = 46 };
 
 static void clear_extension(gpointer extension)
 {
@@ -64,7 +52,7 @@ const Qcow2Extension *qcow2_extension(const Qcow2 *s, uint32_t type)
 void qcow2_extension_set(Qcow2 *s, uint32_t type, const void *data, uint32_t length)
 {
     const Qcow2Extension *old = qcow2_extension(s, type);
-    Qcow2Extension new = { type, length, g_memdup2(data, length), 0 };
+    Qcow2Extension new = { type, length, g_memdup2(data, length) };
 
     if (old)
         g_array_remove_index(s->header.extensions,
@@ -134,9 +122,9 @@ static char *take_text(const uint8_t *data, uint32_t length)
 }
 
 static bool take_extension(Qcow2 *s, uint32_t type, uint32_t length, const uint8_t *data,
-                           uint64_t offset, GError **error)
+                           GError **error)
 {
-    Qcow2Extension e = { type, length, NULL, offset };
+    Qcow2Extension e = { type, length, NULL };
 
     switch (type) {
     case QCOW2_EXT_BACKING_FORMAT:
@@ -152,6 +140,7 @@ static bool take_extension(Qcow2 *s, uint32_t type, uint32_t length, const uint8
         s->header.data_file = take_text(data, length);
         return true;
     case QCOW2_EXT_FEATURE_NAMES:
+    case QCOW2_EXT_GAP:
         return true;                       /* made anew */
     default:
         e.data = g_memdup2(data, length);
@@ -179,7 +168,7 @@ static bool parse_extensions(Qcow2 *s, const uint8_t *buffer, uint64_t end, cons
             *names = buffer + at;
             *names_length = length;
         }
-        if (!take_extension(s, type, length, buffer + at, at, error))
+        if (!take_extension(s, type, length, buffer + at, error))
             return false;
         at += ALIGN_UP((uint64_t)length, 8);
     }
@@ -191,7 +180,7 @@ static bool refuse_features(Qcow2 *s, const uint8_t *names, uint32_t length, GEr
     uint64_t unknown = s->header.incompatible & ~QCOW2_INCOMPAT_KNOWN;
     g_autoptr(GString) list = g_string_new(NULL);
 
-    for (uint32_t at = 0; at + FEATURE_BYTES <= length; at += FEATURE_BYTES) {
+    for (uint32_t at = 0; at + QCOW2_FEATURE_BYTES <= length; at += QCOW2_FEATURE_BYTES) {
         uint8_t bit = names[at + 1];
 
         if (names[at] != 0 || bit > 63 || !(unknown >> bit & 1))
@@ -216,7 +205,7 @@ static bool parse_backing_name(Qcow2 *s, const uint8_t *buffer, GError **error)
         return true;
     if (offset > 1ull << s->header.cluster_bits)
         return bad(s, error, "Invalid backing file offset");
-    if (length > MIN(BACKING_NAME_MAX, (1ull << s->header.cluster_bits) - offset))
+    if (length > MIN(QCOW2_BACKING_NAME_MAX, (1ull << s->header.cluster_bits) - offset))
         return bad(s, error, "Backing file name too long");
     s->header.backing_file = take_text(buffer + offset, length);
     return true;
@@ -342,121 +331,7 @@ int co_fn qcow2_header_read(Qcow2 *s, GError **error)
     return ret;
 }
 
-/* Writing. */
-
-typedef struct Cluster {
-    uint8_t *data;
-    uint64_t size, used;
-} Cluster;
-
-static bool put_extension(Cluster *c, uint32_t type, const void *data, uint64_t length)
-{
-    uint64_t padded = ALIGN_UP(length, 8);
-
-    if (c->used + 8 + padded > c->size)
-        return false;
-    st_be32(c->data + c->used, type);
-    st_be32(c->data + c->used + 4, length);
-    if (length)
-        memcpy(c->data + c->used + 8, data, length);
-    c->used += 8 + padded;
-    return true;
-}
-
-static bool put_text(Cluster *c, uint32_t type, const char *text)
-{
-    return !text || put_extension(c, type, text, strlen(text));
-}
-
-/* It is advice: left out where there is no room (small clusters). */
-static void put_feature_names(Cluster *c, uint64_t reserve)
-{
-    uint8_t table[G_N_ELEMENTS(features) * FEATURE_BYTES] = { 0 };
-
-    if (c->used + 8 + sizeof(table) + 8 + reserve > c->size)
-        return;
-    for (unsigned i = 0; i < G_N_ELEMENTS(features); i++) {
-        table[i * FEATURE_BYTES] = features[i].type;
-        table[i * FEATURE_BYTES + 1] = features[i].bit;
-        memcpy(table + i * FEATURE_BYTES + 2, features[i].name, strlen(features[i].name));
-    }
-    put_extension(c, QCOW2_EXT_FEATURE_NAMES, table, sizeof(table));
-}
-
-static void put_fields(const Qcow2Header *h, Cluster *c)
-{
-    uint8_t *p = c->data;
-
-    st_be32(p, QCOW2_MAGIC);
-    st_be32(p + 4, h->version);
-    st_be32(p + 20, h->cluster_bits);
-    st_be64(p + 24, h->size);
-    st_be32(p + 32, h->crypt_method);
-    st_be32(p + 36, h->l1_size);
-    st_be64(p + 40, h->l1_table_offset);
-    st_be64(p + 48, h->refcount_table_offset);
-    st_be32(p + 56, h->refcount_table_clusters);
-    st_be32(p + 60, h->nb_snapshots);
-    st_be64(p + 64, h->snapshots_offset);
-    c->used = QCOW2_V2_HEADER;
-    if (h->version < 3)
-        return;
-    st_be64(p + 72, h->incompatible);
-    st_be64(p + 80, h->compatible);
-    st_be64(p + 88, h->autoclear);
-    st_be32(p + 96, h->refcount_order);
-    st_be32(p + 100, QCOW2_HEADER_MAX + h->unknown_fields_length);
-    p[104] = h->compression_type;
-    c->used = QCOW2_HEADER_MAX;
-    if (h->unknown_fields_length)
-        memcpy(p + c->used, h->unknown_fields, h->unknown_fields_length);
-    c->used += h->unknown_fields_length;
-}
-
-/* The journal stands first, so that names that change their length do not move it. */
-static bool put_kept(const Qcow2Header *h, Cluster *c, bool journal)
-{
-    for (unsigned i = 0; i < h->extensions->len; i++) {
-        Qcow2Extension *e = &g_array_index(h->extensions, Qcow2Extension, i);
-
-        if ((e->type == QCOW2_EXT_JOURNAL) != journal)
-            continue;
-        e->offset = c->used + 8;
-        if (!put_extension(c, e->type, e->data, e->length))
-            return false;
-    }
-    return true;
-}
-
-static bool put_extensions(const Qcow2Header *h, Cluster *c)
-{
-    uint64_t later = 8 + (h->backing_file ? strlen(h->backing_file) : 0);
-
-    if (!put_kept(h, c, true))
-        return false;
-    if (!put_text(c, QCOW2_EXT_BACKING_FORMAT, h->backing_file ? h->backing_format : NULL) ||
-        !put_text(c, QCOW2_EXT_DATA_FILE, h->data_file))
-        return false;
-    if (!put_kept(h, c, false))
-        return false;
-    if (h->version >= 3)
-        put_feature_names(c, later);
-    return put_extension(c, QCOW2_EXT_END, NULL, 0);
-}
-
-static bool put_backing_name(const Qcow2Header *h, Cluster *c)
-{
-    uint64_t length = h->backing_file ? strlen(h->backing_file) : 0;
-
-    if (!length)
-        return true;
-    if (length > BACKING_NAME_MAX || c->used + length > c->size)
-        return false;
-    memcpy(c->data + c->used, h->backing_file, length);
-    st_be64(c->data + 8, c->used);
-    st_be32(c->data + 16, length);
-    return true;
-}
+/* Writing parts of the first sector. */
 
 /* A write, and the flush that makes sure of it. */
 static int co_fn put(Qcow2 *s, uint64_t offset, const void *data, uint64_t bytes, GError **error)
@@ -490,40 +365,6 @@ int co_fn qcow2_header_put(Qcow2 *s, uint64_t offset, const void *data, uint64_t
     }
     free(old);
     return ret;
-}
-
-static int co_fn write_whole(Qcow2 *s, bool safely, GError **error)
-{
-    Cluster c = { .size = 1ull << s->header.cluster_bits };
-    int ret;
-
-    c.data = qcow2_memory(s, c.size);
-    if (!c.data) {
-        fail_errno(error, ENOMEM, "'%s': writing the header", block_node_filename(s->file));
-        return -ENOMEM;
-    }
-    memset(c.data, 0, c.size);
-    put_fields(&s->header, &c);
-    if (c.used <= c.size && put_extensions(&s->header, &c) && put_backing_name(&s->header, &c)) {
-        ret = safely ? qcow2_header_put(s, 0, c.data, c.size, error)
-                     : qcow2_meta_write(s, 0, c.data, c.size, "header", QCOW2_OL_MAIN_HEADER, error);
-    } else {
-        ret = -ENOSPC;
-        fail(error, ERR_LIMIT, "'%s': the header and its names do not fit into a cluster of %" PRIu64
-             " bytes", block_node_filename(s->file), c.size);
-    }
-    free(c.data);
-    return ret;
-}
-
-int co_fn qcow2_header_write(Qcow2 *s, GError **error)
-{
-    return write_whole(s, true, error);
-}
-
-int co_fn qcow2_header_rewrite(Qcow2 *s, GError **error)
-{
-    return write_whole(s, false, error);
 }
 
 /* One of the feature words, alone. */

@@ -4,29 +4,25 @@
 #include <string.h>
 #include <zlib.h>
 
-enum { AT_CRC = 0, AT_REGION_BITS = 4, AT_OFFSET = 8, AT_LENGTH = 16, AT_SIZE = 24, AT_ENTRIES = 32,
-       AT_MARK_BYTES = 36, AT_SOUND = 40, SOUND_BYTES = 32, AT_MARKS = AT_SOUND + SOUND_BYTES };
-enum { REGION_BITS_MIN = 16, MARK_BYTES_MAX = 4096, AHEAD_MAX = 64 };
+enum { AT_CRC = 0, AT_REGION_BITS = 4, AT_OFFSET = 8, AT_LENGTH = 16, AT_SIZE = 24, AT_SOUND = 32,
+       AT_MARK_BYTES = 36, JOURNAL_BYTES = 40 };
+enum { REGION_BITS_MIN = 16, MARK_BYTES_MAX = 4096, AHEAD_MAX = 64, SECTOR = 512 };
 
 /* In memory. */
 
-static uint64_t regions_of(const Qcow2 *s, unsigned region_bits)
-{
-    uint64_t size = s->header.size;
-
-    return (size >> region_bits) + !!(size & ((1ull << region_bits) - 1));
-}
-
-static void journal_new(Qcow2 *s, unsigned region_bits)
+static void journal_new(Qcow2 *s, unsigned region_bits, uint32_t marks)
 {
     Qcow2Journal *j = g_new0(Qcow2Journal, 1);
+    uint64_t size = s->header.size;
 
     co_mutex_init(&j->lock);
     j->region_bits = region_bits;
-    j->regions = regions_of(s, region_bits);
+    j->regions = (size >> region_bits) + !!(size & ((1ull << region_bits) - 1));
     j->words = j->regions / 64 + 1;
     j->wanted = g_new0(uint64_t, j->words);
     j->covered = g_new0(uint64_t, j->words);
+    j->marks = g_malloc0(marks);
+    j->mark_bytes = marks;
     j->next = UINT64_MAX;
     s->journal = j;
 }
@@ -39,6 +35,7 @@ void qcow2_journal_free(Qcow2 *s)
         return;
     g_free(j->wanted);
     g_free(j->covered);
+    g_free(j->marks);
     g_free(j);
 }
 
@@ -51,44 +48,64 @@ static bool is_marked(const uint64_t *words, uint64_t region)
 
 static uint32_t checksum(const uint8_t *data)
 {
-    return crc32(0, data + AT_REGION_BITS, AT_MARKS - AT_REGION_BITS);
+    return crc32(0, data + AT_REGION_BITS, JOURNAL_BYTES - AT_REGION_BITS);
+}
+
+uint64_t qcow2_journal_mark_bytes(const uint8_t *data, uint64_t length, uint64_t cluster_size)
+{
+    uint32_t bytes = length == JOURNAL_BYTES ? ld_be32(data + AT_MARK_BYTES) : 0;
+
+    return bytes <= cluster_size / 2 ? bytes : 0;
+}
+
+uint64_t qcow2_journal_directory(const uint8_t *data)
+{
+    return ld_be64(data + AT_OFFSET);
 }
 
 static bool is_valid(const Qcow2 *s, const Qcow2Extension *e)
 {
+    uint64_t marks = e ? qcow2_journal_mark_bytes(e->data, e->length, s->cluster_size) : 0;
     unsigned bits;
+    uint64_t regions;
 
-    if (!(s->header.autoclear & QCOW2_AUTOCLEAR_JOURNAL) || !s->bitmaps_offset || !e ||
-        e->length < AT_MARKS || ld_be32(e->data) != checksum(e->data))
+    if (!(s->header.autoclear & QCOW2_AUTOCLEAR_JOURNAL) || !s->bitmaps_offset || !marks ||
+        ld_be32(e->data) != checksum(e->data))
         return false;
     bits = ld_be32(e->data + AT_REGION_BITS);
     if (bits < REGION_BITS_MIN || bits > 62 || ld_be64(e->data + AT_OFFSET) != s->bitmaps_offset ||
         ld_be64(e->data + AT_LENGTH) != s->bitmaps_length ||
-        ld_be64(e->data + AT_SIZE) != s->header.size ||
-        ld_be32(e->data + AT_MARK_BYTES) != e->length - AT_MARKS)
+        ld_be64(e->data + AT_SIZE) != s->header.size)
         return false;
-    return regions_of(s, bits) <= (uint64_t)(e->length - AT_MARKS) * 8;
+    regions = (s->header.size >> bits) + !!(s->header.size & ((1ull << bits) - 1));
+    return regions <= marks * 8;
 }
 
-void qcow2_journal_open(Qcow2 *s)
+void co_fn qcow2_journal_open(Qcow2 *s)
 {
     const Qcow2Extension *e = qcow2_extension(s, QCOW2_EXT_JOURNAL);
+    Qcow2Journal *j;
 
     if (!is_valid(s, e))
         return;
-    journal_new(s, ld_be32(e->data + AT_REGION_BITS));
-    for (uint64_t i = 0; i < s->journal->regions; i++)
-        if (e->data[AT_MARKS + i / 8] >> i % 8 & 1)
-            s->journal->wanted[i / 64] |= 1ull << i % 64;
-    memcpy(s->journal->covered, s->journal->wanted, s->journal->words * sizeof(uint64_t));
+    journal_new(s, ld_be32(e->data + AT_REGION_BITS), ld_be32(e->data + AT_MARK_BYTES));
+    j = s->journal;
+    if (qcow2_meta_read(s, s->cluster_size - j->mark_bytes, j->marks, j->mark_bytes,
+                        "bitmap journal", NULL) < 0) {
+        qcow2_journal_free(s);             /* the bitmaps are inconsistent, then */
+        return;
+    }
+    for (uint64_t i = 0; i < j->regions; i++)
+        if (j->marks[i / 8] >> i % 8 & 1)
+            j->wanted[i / 64] |= 1ull << i % 64;
+    memcpy(j->covered, j->wanted, j->words * sizeof(uint64_t));
 }
 
 bool qcow2_journal_knows(const Qcow2 *s, unsigned index)
 {
     const Qcow2Extension *e = s->journal ? qcow2_extension(s, QCOW2_EXT_JOURNAL) : NULL;
 
-    return e && index < ld_be32(e->data + AT_ENTRIES) && index < SOUND_BYTES * 8 &&
-           e->data[AT_SOUND + index / 8] >> index % 8 & 1;
+    return e && index < ld_be32(e->data + AT_SOUND);
 }
 
 bool qcow2_journal_next(const Qcow2 *s, uint64_t from, uint64_t *ret_offset, uint64_t *ret_bytes)
@@ -109,9 +126,12 @@ bool qcow2_journal_next(const Qcow2 *s, uint64_t from, uint64_t *ret_offset, uin
 
 /* Beginning and ending. */
 
+/* Whole sectors where there is more than one: nobody else writes to those. */
 static uint32_t mark_bytes(const Qcow2 *s)
 {
-    return MIN(MARK_BYTES_MAX, s->cluster_size / 4);
+    uint64_t bytes = MIN(MARK_BYTES_MAX, s->cluster_size / 4);
+
+    return s->cluster_size > SECTOR ? MAX(bytes, SECTOR) : bytes;
 }
 
 static unsigned choose_region_bits(const Qcow2 *s)
@@ -123,63 +143,54 @@ static unsigned choose_region_bits(const Qcow2 *s)
     return bits;
 }
 
-static void fill_extension(Qcow2 *s, const bool *sound, unsigned n)
+static void fill_extension(Qcow2 *s, unsigned sound)
 {
-    uint32_t bytes = mark_bytes(s);
-    g_autofree uint8_t *data = g_malloc0(AT_MARKS + bytes);
+    uint8_t data[JOURNAL_BYTES] = { 0 };
 
     st_be32(data + AT_REGION_BITS, choose_region_bits(s));
     st_be64(data + AT_OFFSET, s->bitmaps_offset);
     st_be64(data + AT_LENGTH, s->bitmaps_length);
     st_be64(data + AT_SIZE, s->header.size);
-    st_be32(data + AT_ENTRIES, n);
-    st_be32(data + AT_MARK_BYTES, bytes);
-    for (unsigned i = 0; i < n; i++)
-        data[AT_SOUND + i / 8] |= sound[i] << i % 8;
+    st_be32(data + AT_SOUND, sound);
+    st_be32(data + AT_MARK_BYTES, mark_bytes(s));
     st_be32(data + AT_CRC, checksum(data));
-    qcow2_extension_set(s, QCOW2_EXT_JOURNAL, data, AT_MARKS + bytes);
+    qcow2_extension_set(s, QCOW2_EXT_JOURNAL, data, sizeof(data));
 }
 
-static bool any(const bool *sound, unsigned n)
+/* It must be in the sector that has the autoclear bits, so that it changes with them; the bitmaps'
+ * extension is there, too. */
+static bool has_room(const Qcow2 *s)
 {
-    for (unsigned i = 0; i < n; i++)
-        if (sound[i])
-            return true;
-    return false;
-}
-
-/* Its fields must be in the sector that has the autoclear bits, so that they change with them. */
-static bool has_room(const Qcow2 *s, unsigned n)
-{
-    return s->header.version >= 3 && n <= SOUND_BYTES * 8 &&
-           QCOW2_HEADER_MAX + s->header.unknown_fields_length + 8 + AT_MARKS <= 512;
+    return s->header.version >= 3 &&
+           QCOW2_HEADER_MAX + s->header.unknown_fields_length + 8 + 24 + 8 + JOURNAL_BYTES <= SECTOR;
 }
 
 /*
- * The extension first, then the bit.  Should the bit be set already, the journal that it stands for
- * is of a directory that is gone.  Wherever this is cut off, the bitmaps are not in use yet: what
- * is stored is believed, marks are not looked at.
+ * The extension and the bit, in one sector, which is written when there are no marks.  Should the bit be
+ * set before, the journal that it stands for is of a directory that is gone.  Wherever this is cut
+ * off, the bitmaps are not in use yet: what is stored is believed, marks are not looked at.
  */
-int co_fn qcow2_journal_begin(Qcow2 *s, const bool *sound, unsigned n, GError **error)
+int co_fn qcow2_journal_begin(Qcow2 *s, unsigned sound, GError **error)
 {
+    uint64_t autoclear = s->header.autoclear;
     int ret;
 
     qcow2_journal_free(s);
-    if (!any(sound, n) || !has_room(s, n))
+    if (!sound || !has_room(s))
         return qcow2_journal_end(s, error);
-    fill_extension(s, sound, n);
+    fill_extension(s, sound);
+    s->header.autoclear |= QCOW2_AUTOCLEAR_JOURNAL;
     ret = qcow2_header_write(s, NULL);
+    if (ret == 0) {
+        journal_new(s, choose_region_bits(s), mark_bytes(s));
+        return 0;
+    }
+    s->header.autoclear = autoclear;
     if (ret == -ENOSPC) {                  /* names leave no room */
         qcow2_extension_set(s, QCOW2_EXT_JOURNAL, NULL, 0);
         return qcow2_journal_end(s, error);
     }
-    if (ret < 0) {
-        fail_errno(error, -ret, "'%s': writing the header failed", block_node_filename(s->file));
-        return ret;
-    }
-    ret = qcow2_set_autoclear(s, QCOW2_AUTOCLEAR_JOURNAL, 0, error);
-    if (ret == 0)
-        journal_new(s, choose_region_bits(s));
+    fail_errno(error, -ret, "'%s': writing the header failed", block_node_filename(s->file));
     return ret;
 }
 
@@ -208,7 +219,6 @@ static void look_ahead(Qcow2Journal *j, uint64_t first, uint64_t end)
 static int co_fn write_marks(Qcow2 *s)
 {
     Qcow2Journal *j = s->journal;
-    const Qcow2Extension *e = qcow2_extension(s, QCOW2_EXT_JOURNAL);
     g_autofree uint64_t *taken = g_new(uint64_t, j->words);
     uint64_t first = UINT64_MAX, end = 0;
     int ret;
@@ -221,14 +231,14 @@ static int co_fn write_marks(Qcow2 *s)
         for (; new; new &= new - 1) {
             uint64_t region = i * 64 + __builtin_ctzll(new);
 
-            e->data[AT_MARKS + region / 8] |= 1u << region % 8;
+            j->marks[region / 8] |= 1u << region % 8;
             first = MIN(first, region / 8);
             end = region / 8 + 1;
         }
     }
     if (first >= end)
         return 0;
-    ret = qcow2_meta_write(s, e->offset + AT_MARKS + first, e->data + AT_MARKS + first, end - first,
+    ret = qcow2_meta_write(s, s->cluster_size - j->mark_bytes + first, j->marks + first, end - first,
                            "bitmap journal", QCOW2_OL_MAIN_HEADER, NULL);
     if (ret == 0)
         ret = qcow2_flush_file(s, NULL);

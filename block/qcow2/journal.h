@@ -7,16 +7,16 @@
  * much, never too little.  What changes bitmaps but is no write (a merge, say) stores all of them
  * anew (qcow2_co_sync_bitmaps).
  *
- * The marks are data of a header extension of our own.  It counts only with an autoclear bit of our
- * own, which a program that does not know it clears when it opens the image for writing.  Its
- * fields, in the header's first sector like the bit, say for which bitmap directory it is (one that
- * is replaced lies elsewhere) and which of its bitmaps were sound.
+ * The marks are the last bytes of the header's cluster, a bit for each region, the lowest first.  They
+ * count only with a header extension and an autoclear bit of our own, which a program that does not
+ * know it clears when it opens the image for writing.  The extension, in the header's first sector
+ * like the bit, says for which bitmap directory it is (one that is replaced lies elsewhere) and how
+ * many of its bitmaps were sound: those are its first ones.
  *
- *    0  CRC-32 of bytes 4 to 71           24  size of the disk
- *    4  log2 of a region's bytes          32  entries in the directory
- *    8  directory's offset                36  bytes of marks
- *   16  directory's length                40  a bit for each sound bitmap, 32 bytes
- *                                         72  a bit for each region, the lowest first
+ *    0  CRC-32 of bytes 4 to 39           16  directory's length
+ *    4  log2 of a region's bytes          24  size of the disk
+ *    8  directory's offset                32  sound bitmaps
+ *                                         36  bytes of marks
  */
 #pragma once
 #include "block/qcow2/bitmap-dir.h"
@@ -26,11 +26,17 @@ struct Qcow2Journal {
     unsigned region_bits;
     uint64_t regions, words;
     uint64_t *wanted, *covered;            /* atomic words: asked for; on stable storage */
+    uint8_t *marks;                        /* lock: as they are, or are to be, on disk */
+    uint32_t mark_bytes;
     uint64_t next, ahead;                  /* lock: where a writer in sequence would go on */
 };
 
 /* In open: s->journal becomes the one in the header, if it is valid for the directory there. */
-void qcow2_journal_open(Qcow2 *s);
+void co_fn qcow2_journal_open(Qcow2 *s);
+/* An extension's data: how many bytes of the cluster are marks (0: it is no journal), and the
+ * offset of the directory that it is for. */
+uint64_t qcow2_journal_mark_bytes(const uint8_t *data, uint64_t length, uint64_t cluster_size);
+uint64_t qcow2_journal_directory(const uint8_t *data);
 /* Whether entry @index of the directory was sound when the journal was begun. */
 bool qcow2_journal_knows(const Qcow2 *s, unsigned index);
 /* The first marked region that begins at or after disk offset @from; false: none. */
@@ -38,9 +44,9 @@ bool qcow2_journal_next(const Qcow2 *s, uint64_t from, uint64_t *ret_offset, uin
 void qcow2_journal_free(Qcow2 *s);         /* in memory only */
 
 /* Under the exclusive gate (or in open).  A new journal without marks, for the directory that the
- * header names and of which no entry is in use; @sound: which bitmaps it is for (bool by index).
- * Without room for it there is none: no failure. */
-int co_fn qcow2_journal_begin(Qcow2 *s, const bool *sound, unsigned n, GError **error);
+ * header names and of which no entry is in use; @sound: so many of its first bitmaps.  Without room
+ * for it there is none: no failure. */
+int co_fn qcow2_journal_begin(Qcow2 *s, unsigned sound, GError **error);
 /* It does not count any more, on disk and in memory. */
 int co_fn qcow2_journal_end(Qcow2 *s, GError **error);
 

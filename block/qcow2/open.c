@@ -133,7 +133,7 @@ int co_fn qcow2_tables_reread(Qcow2 *s, GError **error)
 }
 
 /* "Bitmaps extension": without the autoclear bit it is out of date. */
-static bool find_bitmaps(Qcow2 *s, GError **error)
+static bool co_fn find_bitmaps(Qcow2 *s, GError **error)
 {
     const Qcow2Extension *e = qcow2_extension(s, QCOW2_EXT_BITMAPS);
 

@@ -14,7 +14,7 @@
  *   touched.c     what changes while a scrub looks at the image
  *   l2.c, map.c   the way from a guest offset to a host offset
  *   io.c, cow.c, zero.c, compress.c   the data path
- *   header.c, create.c, resize.c, amend.c, info.c   the image as a whole
+ *   header.c, header-write.c, create.c, resize.c, amend.c, info.c   the image as a whole
  *
  * Errors: functions return 0 or -errno; those with a GError ** set it with every failure (NULL: not
  * wanted).  Offsets and sizes are bytes; "guest" offsets are of the disk, "host" ones of the file.
@@ -57,6 +57,8 @@ enum { QCOW2_EXT_END = 0, QCOW2_EXT_FEATURE_NAMES = 0x6803f857, QCOW2_EXT_BITMAP
        QCOW2_EXT_CRYPTO = 0x0537be77, QCOW2_EXT_DATA_FILE = 0x44415441 };
 #define QCOW2_EXT_BACKING_FORMAT 0xe2792acau
 #define QCOW2_EXT_JOURNAL 0x76626a31       /* our own: journal.h */
+#define QCOW2_EXT_GAP 0x76676170           /* our own: means nothing (header-write.c) */
+enum { QCOW2_FEATURE_BYTES = 48, QCOW2_BACKING_NAME_MAX = 1023 };
 
 enum { QCOW2_CRYPT_NONE, QCOW2_CRYPT_AES, QCOW2_CRYPT_LUKS };
 enum { QCOW2_COMPRESSION_ZLIB, QCOW2_COMPRESSION_ZSTD };
@@ -75,7 +77,6 @@ typedef struct Qcow2Extension {
     uint32_t type;
     uint32_t length;
     uint8_t *data;                         /* owned */
-    uint64_t offset;                       /* where the data was read or last written */
 } Qcow2Extension;
 
 /* The header, in host byte order; version 2 images have version 3's defaults. */
@@ -310,6 +311,12 @@ void qcow2_leave(Qcow2 *s, Qcow2Ticket *ticket);
 /* Waits until no request is under way, and keeps new ones away.  Not inside a request. */
 void co_fn qcow2_exclusive_begin(Qcow2 *s);
 void qcow2_exclusive_end(Qcow2 *s);
+/* The same in parts: nobody else can be alone from reserve to release; requests stand still between
+ * close and open. */
+void co_fn qcow2_exclusive_reserve(Qcow2 *s);
+void co_fn qcow2_gate_close(Qcow2 *s);
+void qcow2_gate_open(Qcow2 *s);
+void qcow2_exclusive_release(Qcow2 *s);
 /* Starts a new epoch if the one before the present one has ended; true: all requests that
  * entered before epoch @since + 1 began are over. */
 bool qcow2_epoch_passed(Qcow2 *s, int since);
@@ -465,16 +472,18 @@ void qcow2_overlap_init(Qcow2 *s);         /* from the tables in memory */
 int co_fn qcow2_overlap_snapshots(Qcow2 *s, GError **error);
 void qcow2_overlap_free(Qcow2 *s);
 
-/* header.c */
+/* header.c, header-write.c */
 int co_fn qcow2_header_read(Qcow2 *s, GError **error);
-/* Writes a part of the header cluster, and flushes.  If that fails the header is on stable storage as it
+/* Writes a part of the header's first sector, and flushes.  If that fails the header is on stable storage as it
  * was; where that cannot be had either, the image is not written any more. */
 int co_fn qcow2_header_put(Qcow2 *s, uint64_t offset, const void *data, uint64_t bytes,
                            GError **error);
-/* The same with the whole cluster: fields, extensions, feature names, backing name. */
+/* The same with all of it: fields, extensions, feature names, backing name.  A power cut leaves one of the
+ * two.  -ENOSPC: the cluster has no room for it, or for the way to it. */
 int co_fn qcow2_header_write(Qcow2 *s, GError **error);
-/* One write, which is not stable yet; what became of it when it fails, the caller does not know. */
-int co_fn qcow2_header_rewrite(Qcow2 *s, GError **error);
+/* The same for names, which no request looks at, with the gate open: requests are held for one write at a time
+ * only.  The caller is between qcow2_exclusive_reserve and _release. */
+int co_fn qcow2_header_write_names(Qcow2 *s, GError **error);
 /* Nobody knows what the header says: writing on by what is in memory could destroy what it names. */
 void qcow2_header_give_up(Qcow2 *s);
 void qcow2_header_clear(Qcow2Header *header);

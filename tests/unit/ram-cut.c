@@ -138,18 +138,38 @@ static void keep_some(const RamReplay *r, GRand *rand)
     }
 }
 
+static void restore(const RamReplay *r, unsigned index, uint64_t size)
+{
+    RamDisk *disk = &ram.disks[index];
+
+    memset(disk->data, 0, MAX(disk->size, size));
+    memcpy(disk->data, r->disks[index].data, size);
+    disk->size = size;
+}
+
 void ram_replay_cut(const RamReplay *r, GRand *rand)
 {
-    for (unsigned i = 0; i < RAM_DISKS; i++) {
-        const struct RamStable *from = &r->disks[i];
-        RamDisk *disk = &ram.disks[i];
-        uint64_t size = g_rand_boolean(rand) ? from->size : from->latest_size;
-
-        memset(disk->data, 0, MAX(disk->size, size));
-        memcpy(disk->data, from->data, size);
-        disk->size = size;
-    }
+    for (unsigned i = 0; i < RAM_DISKS; i++)
+        restore(r, i, g_rand_boolean(rand) ? r->disks[i].size : r->disks[i].latest_size);
     keep_some(r, rand);
+}
+
+unsigned ram_replay_tear(const RamReplay *r, unsigned first, unsigned end)
+{
+    unsigned sector = 0;
+
+    for (unsigned i = 0; i < RAM_DISKS; i++)
+        restore(r, i, r->disks[i].latest_size);
+    for (unsigned i = 0; i < r->pending->len; i++) {
+        const RamEntry *entry = entry_of(g_array_index(r->pending, unsigned, i));
+
+        for (uint64_t at = entry->offset, n; at < entry->offset + entry->bytes; at += n, sector++) {
+            n = part_of(entry, at);
+            if (sector >= first && sector < end)
+                memcpy(ram.disks[entry->disk].data + at, entry->data + (at - entry->offset), n);
+        }
+    }
+    return sector;
 }
 
 /* ---- watching ---- */

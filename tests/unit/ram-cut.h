@@ -24,6 +24,9 @@ void ram_replay_free(RamReplay *r);
 const RamEntry *ram_replay_step(RamReplay *r);
 /* The power goes: the disks of `ram` are what is left.  The replay can go on. */
 void ram_replay_cut(const RamReplay *r, GRand *rand);
+/* The same, where of the sectors that were not flushed, in the order they were written, only those from
+ * @first to @end - 1 are there.  Returns how many there were. */
+unsigned ram_replay_tear(const RamReplay *r, unsigned first, unsigned end);
 
 /* For those who cut where they are: all that happens from ram_watch on may be cut off by ram_power_cut, which
  * also ends all failures and begins to watch anew. */

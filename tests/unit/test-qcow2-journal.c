@@ -261,10 +261,126 @@ START_TEST(nothing_written_is_clean_after_a_cut)
 }
 END_TEST
 
+/* Several bitmaps. */
+
+static void add_in_memory(Cut *c, const char *name)
+{
+    GError *error = NULL;
+    BlockBitmap *bitmap = block_bitmap_new(block_user_node(c->user), name, 65536, &error);
+
+    assert_no_error(error);
+    block_bitmap_set_flags(bitmap, BLOCK_BITMAP_PERSISTENT, 0);
+}
+
+static void several_init(Cut *c, unsigned n)
+{
+    GError *error = NULL;
+
+    *c = (Cut){ .t = test_root(), .rand = g_rand_new_with_seed(n) };
+    ram_clear();
+    ram_create(&c->t, "driver=qcow2,file=mem,size=1M,cluster-size=1024");
+    c->user = ram_open_image(&c->t, "", &error);
+    assert_no_error(error);
+    for (unsigned i = 1; i < n; i++) {
+        g_autofree char *name = g_strdup_printf("b%u", i);
+
+        add_in_memory(c, name);
+    }
+    ck_assert(verb(c, "block-dirty-bitmap-add", "node=disk,name=last,persistent=on"));
+}
+
+/* A write to the disk's second half, and the power goes.  The image is open again. */
+static void write_and_cut(Cut *c)
+{
+    g_autofree uint8_t *data = g_malloc0(65536);
+
+    ck_assert_int_eq(test_request(c->user, OP_FLUSH, 0, NULL, 0, 0), 0);
+    ram_watch();
+    ck_assert_int_eq(test_request(c->user, OP_WRITE, 512 * KiB, data, 65536, 0), 0);
+    ram.requests = 0;
+    ram.fail_at = 1;
+    ram.fail_with = EIO;
+    ram.dead = true;
+    qcow2_close_user(&c->t, c->user);
+    ram_power_cut(c->rand);
+    open_again(c);
+}
+
+static void assert_dirty_half(const BlockBitmap *bitmap)
+{
+    const char *name = block_bitmap_name(bitmap);
+
+    ck_assert_msg(!(block_bitmap_flags(bitmap) & BLOCK_BITMAP_INCONSISTENT), "'%s' is inconsistent",
+                  name);
+    ck_assert_msg(block_bitmap_get(bitmap, 512 * KiB) && !block_bitmap_get(bitmap, 0), "'%s' is wrong",
+                  name);
+}
+
+static void judge_by_qemu(Cut *c, unsigned bitmaps)
+{
+    g_autofree char *path = g_strdup_printf("%s/several.qcow2", test_dir());
+
+    qcow2_close_user(&c->t, c->user);
+    ck_assert(g_file_set_contents(path, (const char *)ram.disks[0].data, ram.disks[0].size, NULL));
+    ck_assert_int_eq(run_command("qemu-img check -q -r leaks -f qcow2 %s", path), 0);
+    ck_assert_int_eq(run_command("sh -c \"[ \\$(qemu-img info %s | grep -c granularity) = %u ]\"", path,
+                                 bitmaps),
+                     0);
+    open_again(c);
+}
+
+START_TEST(all_of_many_bitmaps_survive)
+{
+    enum { MANY = 300 };
+    BlockBitmap *bitmap = NULL;
+    unsigned n = 0;
+    Cut c;
+
+    several_init(&c, MANY);
+    write_and_cut(&c);
+    for (; (bitmap = block_bitmap_next(block_user_node(c.user), bitmap)); n++)
+        assert_dirty_half(bitmap);
+    ck_assert_uint_eq(n, MANY);
+    judge_by_qemu(&c, MANY);
+    cut_free(&c);
+}
+END_TEST
+
+/* Where the directory's first bitmap was not stored by whoever had it, the others are as good as ever. */
+START_TEST(sound_bitmaps_survive_beside_others)
+{
+    BlockBitmap *bitmap = NULL;
+    unsigned sound = 0, inconsistent = 0;
+    uint8_t *header = ram.disks[0].data;
+    Cut c;
+
+    several_init(&c, 4);
+    qcow2_close_user(&c.t, c.user);
+    ck_assert_uint_eq(ld_be32(header + 112), 0x23852875);
+    header[ld_be64(header + 112 + 8 + 16) + 15] |= 1;      /* the first entry is in use */
+    open_again(&c);
+    write_and_cut(&c);
+    while ((bitmap = block_bitmap_next(block_user_node(c.user), bitmap))) {
+        if (block_bitmap_flags(bitmap) & BLOCK_BITMAP_INCONSISTENT) {
+            inconsistent++;
+            continue;
+        }
+        assert_dirty_half(bitmap);
+        sound++;
+    }
+    ck_assert_uint_eq(sound, 3);
+    ck_assert_uint_eq(inconsistent, 1);
+    judge_by_qemu(&c, 4);
+    cut_free(&c);
+}
+END_TEST
+
 static void add_tests(TCase *tc)
 {
     tcase_set_timeout(tc, 120);
     tcase_add_loop_test(tc, nothing_written_is_clean_after_a_cut, 0, G_N_ELEMENTS(kinds));
+    tcase_add_test(tc, all_of_many_bitmaps_survive);
+    tcase_add_test(tc, sound_bitmaps_survive_beside_others);
 }
 
 int main(void)
