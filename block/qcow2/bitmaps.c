@@ -223,6 +223,14 @@ static int co_fn begin_use(Qcow2 *s, GArray *directory, GError **error)
     return ret == 0 ? mark_in_use(s, directory, error) : ret;
 }
 
+void qcow2_bitmaps_set_read_only(Qcow2 *s, bool read_only)
+{
+    for (BlockBitmap *b = block_bitmap_next(s->node, NULL); b; b = block_bitmap_next(s->node, b))
+        if (block_bitmap_flags(b) & BLOCK_BITMAP_PERSISTENT)
+            block_bitmap_set_flags(b, read_only ? BLOCK_BITMAP_READ_ONLY : 0,
+                                   read_only ? 0 : BLOCK_BITMAP_READ_ONLY);
+}
+
 int co_fn qcow2_bitmaps_begin_use(Qcow2 *s, GError **error)
 {
     g_autoptr(GArray) directory = qcow2_bitmap_dir_read(s, error);

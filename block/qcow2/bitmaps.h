@@ -14,6 +14,8 @@ int co_fn qcow2_bitmaps_load(Qcow2 *s, GError **error);
 /* The image is no longer going to be written: stores the node's persistent bitmaps.  On failure those
  * on disk are left as they are, in use: they will be found to be inconsistent. */
 int co_fn qcow2_bitmaps_store(Qcow2 *s, GError **error);
+/* The node has become read-only or writable: what is stored can be changed no more, or again. */
+void qcow2_bitmaps_set_read_only(Qcow2 *s, bool read_only);
 /* It is writable again after qcow2_bitmaps_store: marks them in use. */
 int co_fn qcow2_bitmaps_begin_use(Qcow2 *s, GError **error);
 

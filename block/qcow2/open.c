@@ -150,16 +150,18 @@ static bool co_fn find_bitmaps(Qcow2 *s, GError **error)
 
 /* What an image must be like to be written. */
 
-static bool check_writable(Qcow2 *s, const Qcow2Options *o, GError **error)
+static bool refuse_corrupt(const Qcow2 *s, GError **error)
 {
-    if (!s->writable || o->check)
+    if (!(s->header.incompatible & QCOW2_INCOMPAT_CORRUPT))
         return true;
-    if (s->header.incompatible & QCOW2_INCOMPAT_CORRUPT) {
-        fail(error, ERR_CORRUPT, "'%s': Image is corrupt; cannot be opened read/write",
-             block_node_filename(s->file));
-        return error_hint(error, "check and repair it with vireo-img check -r all");
-    }
-    return true;
+    fail(error, ERR_CORRUPT, "'%s': Image is corrupt; cannot be opened read/write",
+         block_node_filename(s->file));
+    return error_hint(error, "check and repair it with vireo-img check -r all");
+}
+
+static bool check_writable(const Qcow2 *s, const Qcow2Options *o, GError **error)
+{
+    return !s->writable || o->check || refuse_corrupt(s, error);
 }
 
 /* Somebody postponed refcounts and did not come to write them. */
@@ -315,6 +317,18 @@ void co_fn qcow2_close(BlockNode *node)
 
 /* Reopen: other options, read-only or not. */
 
+/* What opening for writing would refuse, and what it would have to repair first. */
+static bool may_become_writable(const Qcow2 *s, GError **error)
+{
+    if (!refuse_corrupt(s, error))
+        return false;
+    if (!(s->header.incompatible & QCOW2_INCOMPAT_DIRTY))
+        return true;
+    fail(error, ERR_BAD_STATE, "'%s' was not closed properly; it is repaired when it is opened for "
+         "writing, not when it is reopened", block_node_filename(s->file));
+    return error_hint(error, "delete the node and add it with read-only=off");
+}
+
 bool co_fn qcow2_reopen_prepare(BlockNode *node, BlockReopen *reopen, GError **error)
 {
     Qcow2 *s = qcow2_of(node);
@@ -327,12 +341,13 @@ bool co_fn qcow2_reopen_prepare(BlockNode *node, BlockReopen *reopen, GError **e
         if (!qcow2_check_slice(s, o, error))
             return false;
     }
-    ret = put_to_rest(s);
-    if (ret < 0)
-        return fail_errno(error, -ret, "'%s': writing metadata failed", block_node_filename(node));
-    if (!reopen->read_only && !s->writable && !check_writable(&(Qcow2){ .writable = true,
-        .header = s->header, .file = s->file }, &(Qcow2Options){ 0 }, error))
+    if (!reopen->read_only && !s->writable && !may_become_writable(s, error))
         return false;
+    ret = put_to_rest(s);
+    if (ret < 0) {
+        qcow2_reopen_abort(node, reopen);
+        return fail_errno(error, -ret, "'%s': writing metadata failed", block_node_filename(node));
+    }
     reopen->state = reopen->options ? g_steal_pointer(&o) : NULL;
     return true;
 }
@@ -358,6 +373,7 @@ void co_fn qcow2_reopen_commit(BlockNode *node, BlockReopen *reopen)
         }
     }
     s->writable = !reopen->read_only;
+    qcow2_bitmaps_set_read_only(s, reopen->read_only);
     if (s->writable && !s->overlap) {
         qcow2_overlap_init(s);
         if (qcow2_overlap_snapshots(s, &error) < 0)
