@@ -53,6 +53,11 @@ bool qmp_blockdev_create(Vm *vm, json_object *arguments, GError **error)
     return block_create_job(vm->block, arguments, error);
 }
 
+bool qmp_x_blockdev_amend(Vm *vm, json_object *arguments, GError **error)
+{
+    return block_amend_job(vm->block, arguments, error);
+}
+
 bool qmp_blockdev_reopen(Vm *vm, json_object *arguments, GError **error)
 {
     return block_reopen(vm->block, json_object_object_get(arguments, "options"), error);

@@ -223,8 +223,11 @@ int co_fn luks_amend(Luks *luks, const LuksIo *io, BlockGraph *graph, json_objec
     LuksAmend a = { .luks = luks, .io = io, .force = force };
     int ret = -EINVAL;
 
-    if (parse(options, &a, error) && find_secrets(&a, graph, error))
+    if (parse(options, &a, error) && find_secrets(&a, graph, error)) {
+        co_mutex_lock(luks_lock(luks));
         ret = a.state == ACTIVE ? activate(&a, error) : inactivate(&a, error);
+        co_mutex_unlock(luks_lock(luks));
+    }
     if (a.new_passphrase)
         g_bytes_unref(a.new_passphrase);
     if (a.old_passphrase)

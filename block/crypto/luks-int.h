@@ -26,6 +26,7 @@ struct Luks {
     SectorCipher *cipher;
     uint8_t key[LUKS_KEY_MAX];             /* the volume's; wiped when freed */
     char *name;
+    CoMutex lock;                          /* changing slots */
 };
 
 /* luks-header.c */

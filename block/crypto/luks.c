@@ -223,6 +223,7 @@ Luks *co_fn luks_open(const LuksIo *io, const uint8_t *passphrase, size_t bytes,
     Luks *luks = g_new0(Luks, 1);
     int slot = 0;
 
+    co_mutex_init(&luks->lock);
     luks->name = g_strdup(io->name);
     if (!cipher_library_ready(error) || !read_header(io, &luks->header, error))
         goto fail;
@@ -296,6 +297,11 @@ bool co_fn luks_opens_slot(Luks *luks, const LuksIo *io, int slot, const uint8_t
 
     explicit_bzero(key, sizeof(key));
     return ret == 1;
+}
+
+CoMutex *luks_lock(Luks *luks)
+{
+    return &luks->lock;
 }
 
 bool luks_has_key(const Luks *luks)

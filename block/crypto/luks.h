@@ -44,6 +44,9 @@ bool luks_format_payload_offset(const LuksFormat *format, uint64_t *ret, GError 
 int co_fn luks_format(const LuksIo *io, const LuksFormat *format, const uint8_t *passphrase,
                       size_t bytes, GError **error);
 
+/* One change at a time: held by who changes slots, while keys are derived, too. */
+CoMutex *luks_lock(Luks *luks);
+
 /* Slots.  @slot -1: the first free one.  Needs the volume's key: luks_open with a passphrase. */
 int co_fn luks_add_slot(Luks *luks, const LuksIo *io, int slot, const uint8_t *passphrase,
                         size_t bytes, uint64_t iter_time_ms, GError **error);

@@ -32,3 +32,4 @@ bool block_commit(BlockGraph *graph, json_object *data, GError **error);       /
 bool block_stream(BlockGraph *graph, json_object *data, GError **error);       /* block-stream */
 bool block_change_backing_file(BlockGraph *graph, json_object *data, GError **error);
 bool block_create_job(BlockGraph *graph, json_object *data, GError **error);   /* blockdev-create */
+bool block_amend_job(BlockGraph *graph, json_object *data, GError **error);    /* x-blockdev-amend */

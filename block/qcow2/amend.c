@@ -263,11 +263,8 @@ static int co_fn change_width(Amend *a, GError **error)
 static int co_fn amend(Amend *a, GError **error)
 {
     bool has_version = given(a, "version");
-    int ret;
+    int ret = qcow2_settle(a->s);
 
-    if (!check_constants(a, error))
-        return -ENOTSUP;
-    ret = qcow2_settle(a->s);
     if (ret < 0) {
         fail_errno(error, -ret, "'%s': writing metadata failed", block_node_filename(a->s->node));
         return ret;
@@ -277,8 +274,6 @@ static int co_fn amend(Amend *a, GError **error)
         ret = change_version(a, a->then.version, error);
     if (ret == 0)
         ret = change_features(a, error);
-    if (ret == 0 && a->then.encrypt)
-        ret = qcow2_crypto_amend(a->s, a->then.encrypt, a->force, error);
     if (ret == 0)
         ret = change_width(a, error);
     if (ret == 0)
@@ -306,21 +301,40 @@ static json_object *complete(const Qcow2 *s, json_object *options)
     return all;
 }
 
+static int co_fn amend_alone(Amend *a, GError **error)
+{
+    int ret;
+
+    qcow2_exclusive_begin(a->s);
+    ret = qcow2_may_write(a->s);
+    if (ret < 0)
+        fail_errno(error, -ret, "'%s' cannot be written", block_node_filename(a->s->node));
+    else
+        ret = amend(a, error);
+    qcow2_exclusive_end(a->s);
+    return ret;
+}
+
+static bool has_others(const Amend *a)
+{
+    return json_object_object_length(a->options) > (a->then.encrypt != NULL);
+}
+
+/* Keys first, and with requests under way: deriving them takes seconds, and their place is nobody else's. */
 int co_fn qcow2_co_amend(BlockNode *node, json_object *options, bool force, GError **error)
 {
     Amend a = { .s = qcow2_of(node), .options = options, .force = force };
     g_autoptr(json_object) all = complete(a.s, options);
-    int ret;
+    int ret = 0;
 
     if (!qcow2_create_parse(all, &a.then, error))
         return -EINVAL;
-    qcow2_exclusive_begin(a.s);
-    ret = qcow2_may_write(a.s);
-    if (ret < 0)
-        fail_errno(error, -ret, "'%s' cannot be written", block_node_filename(node));
-    else
-        ret = amend(&a, error);
-    qcow2_exclusive_end(a.s);
+    if (!check_constants(&a, error))
+        return -ENOTSUP;
+    if (a.then.encrypt)
+        ret = qcow2_crypto_amend(a.s, a.then.encrypt, force, error);
+    if (ret == 0 && has_others(&a))
+        ret = amend_alone(&a, error);
     if (ret == 0 && given(&a, "size") && a.then.size != a.s->header.size)
         ret = block_node_co_resize(node, a.then.size, error);
     return ret;

@@ -313,7 +313,7 @@ int co_fn qcow2_crypto_format(Qcow2 *s, json_object *encrypt, GError **error)
 
 /* Changing the keys. */
 
-int co_fn qcow2_crypto_amend(Qcow2 *s, json_object *encrypt, bool force, GError **error)
+static int co_fn amend_slots(Qcow2 *s, json_object *encrypt, bool force, GError **error)
 {
     Keys *keys = s->crypto.opaque;
     Region region;
@@ -333,4 +333,24 @@ int co_fn qcow2_crypto_amend(Qcow2 *s, json_object *encrypt, bool force, GError 
     s->crypto_info = luks_info(keys->luks);
     json_object_object_add(s->crypto_info, "format", json_object_new_string("luks"));
     return ret;
+}
+
+int co_fn qcow2_crypto_amend(Qcow2 *s, json_object *encrypt, bool force, GError **error)
+{
+    g_autoptr(json_object) slots = copy_of(encrypt);
+    EncryptOptions o = { 0 };
+    int ret = qcow2_may_write(s);
+
+    if (ret < 0) {
+        fail_errno(error, -ret, "'%s' cannot be written", block_node_filename(s->node));
+        return ret;
+    }
+    if (!parse_options(slots, &o, error))
+        return -EINVAL;
+    if (o.format && strcmp(o.format, "luks")) {
+        fail(error, ERR_UNSUPPORTED, "Amend can't be used to change the qcow2 encryption format");
+        return -ENOTSUP;
+    }
+    json_object_object_del(slots, "format");
+    return amend_slots(s, slots, force, error);
 }

@@ -16,5 +16,5 @@ bool co_fn qcow2_crypto_open(Qcow2 *s, json_object *options, bool header_only, G
 int co_fn qcow2_crypto_format(Qcow2 *s, json_object *encrypt, GError **error);
 /* Bytes that the LUKS header takes: for measure. */
 bool qcow2_crypto_header_bytes(json_object *encrypt, uint64_t *ret, GError **error);
-/* Key slots, as luks_amend says; alone. */
+/* Key slots, as luks_amend says; requests may be under way. */
 int co_fn qcow2_crypto_amend(Qcow2 *s, json_object *encrypt, bool force, GError **error);

@@ -3,6 +3,7 @@
  * leave the image as it was or as it is to be, and one of the passphrases opens it.
  */
 #include "qcow2-ram.h"
+#include "block/jobs/backing.h"
 #include "tests/unit/ram-cut.h"
 
 /* libgcrypt keeps its random pool's memory where LeakSanitizer does not look. */
@@ -285,6 +286,132 @@ START_TEST(keys_come_and_go)
 }
 END_TEST
 
+/* As a job, of an image that a guest writes to meanwhile: a write that is held up, and one after that, which
+ * would not be let in while somebody waits to be alone. */
+
+static struct {
+    unsigned left;                         /* writes until the one that is held; 0: none is */
+    Coroutine *held;
+} hold;
+
+static void co_fn hold_one(const char *what)
+{
+    if (strcmp(what, "write") || !hold.left || --hold.left)
+        return;
+    hold.held = co_self();
+    co_yield();
+}
+
+typedef struct Write {
+    BlockUser *user;
+    uint64_t offset;
+    bool done;
+} Write;
+
+static void co_fn write_co(void *opaque)
+{
+    static uint8_t data[4096];
+    struct iovec iov = { data, sizeof(data) };
+    Write *w = opaque;
+
+    memset(data, 0x77, sizeof(data));
+    ck_assert_int_eq(block_co_write(w->user, w->offset, &iov, 1, sizeof(data), 0), 0);
+    w->done = true;
+}
+
+static BlockJob *amend_job(TestRoot *t, const char *options, GError **error)
+{
+    g_autofree char *text = g_strdup_printf("{\"job-id\": \"j\", \"node-name\": \"disk\", "
+                                            "\"options\": %s}", options);
+    g_autoptr(json_object) data = json_tokener_parse(text);
+
+    ck_assert_ptr_nonnull(data);
+    return block_amend_job(t->graph, data, error) ? block_job_find(t->graph, "j") : NULL;
+}
+
+/* Why it failed, or NULL; g_free. */
+static char *end_of(BlockJob *job)
+{
+    GError *error = NULL;
+    char *why;
+
+    while (job->status != BLOCK_JOB_CONCLUDED)
+        loop_iterate(loop_main(), true);
+    why = job->error ? g_strdup(job->error->message) : NULL;
+    ck_assert(block_job_dismiss(job, &error));
+    return why;
+}
+
+static BlockNode *open_ram(TestRoot *t, int qcow2, const char *secret, GError **error)
+{
+    return test_open(t->graph, error, "driver=%s,node-name=disk,%skey-secret=%s,file.driver=ram",
+                     qcow2 ? "qcow2" : "luks", qcow2 ? "encrypt." : "", secret);
+}
+
+START_TEST(keys_change_under_a_guest)
+{
+    static const char *const kinds[] = {
+        "driver=luks,file=mem,size=65536,key-secret=a,iter-time=1",
+        "driver=qcow2,file=mem,size=65536,cluster-size=4096,encrypt.format=luks,"
+        "encrypt.key-secret=a,encrypt.iter-time=1",
+    };
+    static const char *const add[] = {
+        "{\"driver\": \"luks\", \"state\": \"active\", \"new-secret\": \"b\", \"iter-time\": 1}",
+        "{\"driver\": \"qcow2\", \"encrypt\": {\"format\": \"luks\", \"state\": \"active\", "
+        "\"new-secret\": \"b\", \"iter-time\": 1}}",
+    };
+    static const char *const erase[] = {
+        "{\"driver\": \"luks\", \"state\": \"inactive\", \"old-secret\": \"c\"}",
+        "{\"driver\": \"qcow2\", \"encrypt\": {\"format\": \"luks\", \"state\": \"inactive\", "
+        "\"old-secret\": \"c\"}}",
+    };
+    TestRoot t = root_with_secrets();
+    GError *error = NULL;
+    Write first = { 0 }, second = { .offset = 32768 };
+    g_autofree char *why = NULL;
+    BlockUser *user;
+    BlockJob *job;
+
+    ram_clear();
+    ram_create(&t, kinds[_i]);
+    user = qcow2_attach(open_ram(&t, _i, "a", &error));
+    assert_no_error(error);
+    first.user = second.user = user;
+    co_run_sync(write_co, &first);         /* their clusters are there */
+    co_run_sync(write_co, &second);
+    first.done = second.done = false;
+    hold.left = 1;
+    ram.before = hold_one;
+    co_start(write_co, &first);
+    while (!hold.held)
+        loop_iterate(loop_main(), true);
+    job = amend_job(&t, add[_i], &error);
+    assert_no_error(error);
+    ck_assert_str_eq(job->type->name, "amend");
+    co_start(write_co, &second);
+    loop_wait(&second.done);
+    ck_assert_ptr_null(end_of(job));
+    ck_assert(!first.done);
+    co_wake(hold.held);
+    loop_wait(&first.done);
+    ram.before = NULL;
+    hold.held = NULL;
+    job = amend_job(&t, erase[_i], &error);
+    assert_no_error(error);
+    why = end_of(job);
+    ck_assert_ptr_nonnull(why);
+    ck_assert_ptr_nonnull(strstr(why, "No keyslots match"));
+    ck_assert_ptr_null(amend_job(&t, add[!_i], &error));
+    assert_error(&error, "doesn't support changing the block driver");
+    qcow2_close_user(&t, user);
+    for (unsigned i = 0; i < 2; i++) {
+        ck_assert_ptr_nonnull(open_ram(&t, _i, secrets[i], &error));
+        ck_assert(block_node_delete(t.graph, "disk", &error));
+    }
+    test_root_free(&t);
+}
+END_TEST
+
 static BlockNode *open_ram_luks(TestRoot *t, const char *secret, GError **error)
 {
     return test_open(t->graph, error, "driver=luks,node-name=disk,key-secret=%s,file.driver=ram",
@@ -338,6 +465,7 @@ static void add_tests(TCase *tc)
     tcase_add_test(tc, a_power_cut_while_the_width_changes);
     tcase_add_test(tc, what_cannot_be_changed);
     tcase_add_loop_test(tc, keys_come_and_go, 0, 2);
+    tcase_add_loop_test(tc, keys_change_under_a_guest, 0, 2);
     tcase_add_test(tc, a_power_cut_while_a_key_changes);
 }
 
