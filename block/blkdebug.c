@@ -425,11 +425,6 @@ static int co_fn blkdebug_co_map(BlockNode *node, uint64_t offset, uint64_t byte
     return ret < 0 ? ret : block_node_co_map(block_node_file(node), offset, bytes, map);
 }
 
-static int co_fn blkdebug_co_resize(BlockNode *node, uint64_t bytes, GError **error)
-{
-    return block_node_co_resize(block_node_file(node), bytes, error);
-}
-
 /* "blkdebug:CONFIG:FILE"; CONFIG may be empty. */
 static json_object *blkdebug_parse_uri(const char *uri, GError **error)
 {
@@ -472,7 +467,6 @@ static const BlockDriver blkdebug_driver = {
     .co_discard = blkdebug_co_discard,
     .co_flush = blkdebug_co_flush,
     .co_map = blkdebug_co_map,
-    .co_resize = blkdebug_co_resize,
     .uri_schemes = blkdebug_schemes,
     .parse_uri = blkdebug_parse_uri,
 };

@@ -190,12 +190,6 @@ static int co_fn add_entry(BlockNode *node, uint64_t offset, uint64_t bytes, uns
     return ret;
 }
 
-static int co_fn log_co_read(BlockNode *node, uint64_t offset, const struct iovec *iov, int iovcnt,
-                             uint64_t bytes)
-{
-    return block_node_co_read(block_node_file(node), offset, iov, iovcnt, bytes);
-}
-
 static int co_fn log_co_write(BlockNode *node, uint64_t offset, const struct iovec *iov, int iovcnt,
                               uint64_t bytes, unsigned flags)
 {
@@ -236,11 +230,6 @@ static int co_fn log_co_flush(BlockNode *node)
     return ret < 0 ? ret : block_node_co_flush(l->log);
 }
 
-static int co_fn log_co_map(BlockNode *node, uint64_t offset, uint64_t bytes, BlockMap *map)
-{
-    return block_node_co_map(block_node_file(node), offset, bytes, map);
-}
-
 static const BlockDriver log_driver = {
     .name = "blklogwrites",
     .help = "keeps a log of all writes, as dm-log-writes",
@@ -255,11 +244,9 @@ static const BlockDriver log_driver = {
     .child_perm = log_child_perm,
     .child_changed = log_child_changed,
     .limits = log_limits,
-    .co_read = log_co_read,
     .co_write = log_co_write,
     .co_zero = log_co_zero,
     .co_discard = log_co_discard,
     .co_flush = log_co_flush,
-    .co_map = log_co_map,
 };
 BLOCK_DRIVER(log_driver)

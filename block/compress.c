@@ -99,16 +99,6 @@ static int co_fn compress_co_discard(BlockNode *node, uint64_t offset, uint64_t 
     return block_node_co_discard(block_node_file(node), offset, inside(node, offset, bytes));
 }
 
-static int co_fn compress_co_flush(BlockNode *node)
-{
-    return block_node_co_flush(block_node_file(node));
-}
-
-static int co_fn compress_co_map(BlockNode *node, uint64_t offset, uint64_t bytes, BlockMap *map)
-{
-    return block_node_co_map(block_node_file(node), offset, bytes, map);
-}
-
 /* After a write that reached past the end, the core asks for the size that there is. */
 static int co_fn compress_co_resize(BlockNode *node, uint64_t bytes, GError **error)
 {
@@ -131,8 +121,6 @@ static const BlockDriver compress_driver = {
     .co_write = compress_co_write,
     .co_zero = compress_co_zero,
     .co_discard = compress_co_discard,
-    .co_flush = compress_co_flush,
-    .co_map = compress_co_map,
     .co_resize = compress_co_resize,
 };
 BLOCK_DRIVER(compress_driver)

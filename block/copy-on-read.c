@@ -192,31 +192,6 @@ static int co_fn cor_co_write(BlockNode *node, uint64_t offset, const struct iov
     return block_node_co_write(block_node_file(node), offset, iov, iovcnt, bytes, flags);
 }
 
-static int co_fn cor_co_zero(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags)
-{
-    return block_node_co_zero(block_node_file(node), offset, bytes, flags);
-}
-
-static int co_fn cor_co_discard(BlockNode *node, uint64_t offset, uint64_t bytes)
-{
-    return block_node_co_discard(block_node_file(node), offset, bytes);
-}
-
-static int co_fn cor_co_flush(BlockNode *node)
-{
-    return block_node_co_flush(block_node_file(node));
-}
-
-static int co_fn cor_co_map(BlockNode *node, uint64_t offset, uint64_t bytes, BlockMap *map)
-{
-    return block_node_co_map(block_node_file(node), offset, bytes, map);
-}
-
-static int co_fn cor_co_resize(BlockNode *node, uint64_t bytes, GError **error)
-{
-    return block_node_co_resize(block_node_file(node), bytes, error);
-}
-
 static const BlockDriver cor_driver = {
     .name = "copy-on-read",
     .help = "writes what is read from a backing file into the image",
@@ -230,10 +205,5 @@ static const BlockDriver cor_driver = {
     .child_perm = cor_child_perm,
     .co_read = cor_co_read,
     .co_write = cor_co_write,
-    .co_zero = cor_co_zero,
-    .co_discard = cor_co_discard,
-    .co_flush = cor_co_flush,
-    .co_map = cor_co_map,
-    .co_resize = cor_co_resize,
 };
 BLOCK_DRIVER(cor_driver)

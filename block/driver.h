@@ -1,6 +1,7 @@
 /*
  * What a block driver is: one table in one file.  The verbs are coroutines; an absent verb has the
- * meaning given here.
+ * meaning given here; in a filter it is its file child's (except co_write: read-only, and
+ * co_copy_range).  Reads do not even pass a filter without a co_read.
  */
 #pragma once
 #include "block/block.h"

@@ -309,6 +309,7 @@ static bool finish_open(BlockNode *node, GError **error)
     node->size = size;
     if (!node->filename && block_node_file(node))
         node->filename = g_strdup(block_node_file(node)->filename);
+    block_node_route(node);
     return true;
 }
 
@@ -537,12 +538,15 @@ bool block_node_demote(BlockNode *node, int why, GError **error)
 
 void block_node_route(BlockNode *node)
 {
-    BlockNode *file = node->transparent ? block_node_file(node) : NULL;
+    BlockNode *file = block_node_file(node);
     bool acts = node->bitmaps || node->orderings || node->write_threshold ||
                 node->config.detect_zeroes != BLOCK_DETECT_OFF;
+    bool skip_reads = node->transparent || (node->driver->is_filter && !node->driver->co_read);
+    bool skip_writes = node->transparent && !acts;
 
-    node->read_target = file && !node->track_reads ? file->read_target : node;
-    node->write_target = file && !acts && !file->config.read_only ? file->write_target : node;
+    node->filtered = node->driver->is_filter ? file : NULL;
+    node->read_target = file && skip_reads && !node->track_reads ? file->read_target : node;
+    node->write_target = file && skip_writes && !file->config.read_only ? file->write_target : node;
     for (unsigned i = 0; i < node->parents->len; i++) {
         BlockEdge *edge = node->parents->pdata[i];
 

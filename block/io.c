@@ -40,6 +40,14 @@ static inline bool fits(const BlockNode *node, uint64_t offset, const struct iov
     return total == bytes;
 }
 
+static inline int co_fn read_driver(BlockNode *node, uint64_t offset, const struct iovec *iov,
+                                    int iovcnt, uint64_t bytes)
+{
+    return G_LIKELY(node->driver->co_read != NULL)
+               ? node->driver->co_read(node, offset, iov, iovcnt, bytes)
+               : block_node_co_read(node->filtered, offset, iov, iovcnt, bytes);
+}
+
 /* What does not fit: through a buffer, or in pieces. */
 
 static uint64_t bounce_size(const BlockNode *node, uint64_t bytes)
@@ -69,9 +77,9 @@ static int co_fn read_edges(BlockNode *node, uint64_t at, uint8_t *buffer, uint6
     int ret = 0;
 
     if (head)
-        ret = node->driver->co_read(node, at, &first_block, 1, align);
+        ret = read_driver(node, at, &first_block, 1, align);
     if (ret == 0 && tail && !(head && last == at))
-        ret = node->driver->co_read(node, last, &last_block, 1, align);
+        ret = read_driver(node, last, &last_block, 1, align);
     return ret;
 }
 
@@ -93,7 +101,7 @@ static int co_fn transfer_bounced(BlockNode *node, bool write, uint64_t offset,
         struct iovec piece = { buffer, n };
 
         ret = write ? read_edges(node, at, buffer, n, from, to)
-                    : node->driver->co_read(node, at, &piece, 1, n);
+                    : read_driver(node, at, &piece, 1, n);
         if (ret < 0)
             break;
         if (write) {
@@ -144,7 +152,7 @@ static int co_fn read_pieces(BlockNode *node, uint64_t offset, const struct iove
         int parts = next_piece(node, part, iov, iovcnt, done, bytes - done, &n);
 
         if (fits(node, offset + done, part, parts, n))
-            ret = node->driver->co_read(node, offset + done, part, parts, n);
+            ret = read_driver(node, offset + done, part, parts, n);
         else
             ret = transfer_bounced(node, false, offset + done, part, parts, n, 0);
         done += n;
@@ -161,7 +169,7 @@ static int co_fn read_tracked(BlockNode *node, uint64_t offset, const struct iov
 
     block_write_enter(node, &track, offset, bytes, false);
     if (fits(node, offset, iov, iovcnt, bytes))
-        ret = node->driver->co_read(node, offset, iov, iovcnt, bytes);
+        ret = read_driver(node, offset, iov, iovcnt, bytes);
     else
         ret = read_pieces(node, offset, iov, iovcnt, bytes);
     block_write_leave(node, NULL, &track);
@@ -377,6 +385,12 @@ static int co_fn write_zeroes(BlockNode *node, uint64_t offset, uint64_t bytes, 
     return ret;
 }
 
+static int co_fn zero_piece(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags)
+{
+    return node->driver->co_zero ? node->driver->co_zero(node, offset, bytes, flags)
+                                 : block_node_co_zero(node->filtered, offset, bytes, flags);
+}
+
 /* The driver's own verb, for the part of the range that its alignment lets it do. */
 static int co_fn zero_driver(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags)
 {
@@ -393,7 +407,7 @@ static int co_fn zero_driver(BlockNode *node, uint64_t offset, uint64_t bytes, u
     for (uint64_t done = 0; ret == 0 && done < bytes;) {
         uint64_t n = MIN(bytes - done, most);
 
-        ret = node->driver->co_zero(node, offset + done, n, flags & ~(BLOCK_FUA | BLOCK_HELD));
+        ret = zero_piece(node, offset + done, n, flags & ~(BLOCK_FUA | BLOCK_HELD));
         done += n;
     }
     if (ordered)
@@ -408,7 +422,7 @@ static int co_fn zero_or_write(BlockNode *node, uint64_t offset, uint64_t bytes,
 
     if (!bytes)
         return 0;
-    if (node->driver->co_zero)
+    if (node->driver->co_zero || node->filtered)
         ret = zero_driver(node, offset, bytes, flags);
     if (ret == -ENOTSUP && !(flags & BLOCK_NO_FALLBACK))
         ret = write_zeroes(node, offset, bytes, flags & BLOCK_HELD);
@@ -448,6 +462,12 @@ int co_fn block_node_co_zero(BlockNode *node, uint64_t offset, uint64_t bytes, u
 
 /* Discard: advice, so that what cannot be freed is left. */
 
+static int co_fn discard_piece(BlockNode *node, uint64_t offset, uint64_t bytes)
+{
+    return node->driver->co_discard ? node->driver->co_discard(node, offset, bytes)
+                                    : block_node_co_discard(node->filtered, offset, bytes);
+}
+
 int co_fn block_node_co_discard(BlockNode *node, uint64_t offset, uint64_t bytes)
 {
     uint64_t most = node->limits.max_discard ? node->limits.max_discard : UINT64_MAX;
@@ -462,7 +482,7 @@ int co_fn block_node_co_discard(BlockNode *node, uint64_t offset, uint64_t bytes
     if (!in_bounds(node, offset, bytes))
         return -EIO;
     last = ALIGN_DOWN(offset + bytes, node->align_mask + 1);
-    if (!node->config.discard || !node->driver->co_discard || first >= last)
+    if (!node->config.discard || !(node->driver->co_discard || node->filtered) || first >= last)
         return 0;
     cell = block_node_cell(node);
     tracked = node->ordered && !block_write_enter_fast(node, cell);
@@ -471,7 +491,7 @@ int co_fn block_node_co_discard(BlockNode *node, uint64_t offset, uint64_t bytes
     for (at = first; ret == 0 && at < last;) {
         uint64_t n = MIN(last - at, most);
 
-        ret = node->driver->co_discard(node, at, n);
+        ret = discard_piece(node, at, n);
         at += n;
     }
     if (node->ordered)
@@ -511,8 +531,10 @@ int co_fn block_node_co_flush(BlockNode *node)
     uint64_t written;
     int ret;
 
-    if (!node->driver->co_flush || node->config.no_flush || node->config.read_only)
+    if (node->config.no_flush || node->config.read_only)
         return 0;
+    if (!node->driver->co_flush)
+        return node->filtered ? block_node_co_flush(node->filtered) : 0;
     if (!node->driver->is_protocol)
         return node->driver->co_flush(node);
     written = written_so_far(node);
@@ -554,15 +576,23 @@ int co_fn block_node_co_map(BlockNode *node, uint64_t offset, uint64_t bytes, Bl
         return -EIO;
     if (node->driver->co_map)
         return node->driver->co_map(node, offset, bytes, map);
+    if (node->filtered)
+        return block_node_co_map(node->filtered, offset, bytes, map);
     *map = (BlockMap){ .bytes = bytes, .flags = BLOCK_MAP_DATA | BLOCK_MAP_ALLOCATED };
     return 0;
+}
+
+static int co_fn resize_driver(BlockNode *node, uint64_t bytes, GError **error)
+{
+    return node->driver->co_resize ? node->driver->co_resize(node, bytes, error)
+                                   : block_node_co_resize(node->filtered, bytes, error);
 }
 
 int co_fn block_node_co_resize(BlockNode *node, uint64_t bytes, GError **error)
 {
     int ret;
 
-    if (!node->driver->co_resize) {
+    if (!node->driver->co_resize && !node->filtered) {
         fail(error, ERR_UNSUPPORTED, "block driver '%s' cannot change the size of an image",
              node->driver->name);
         return -ENOTSUP;
@@ -571,7 +601,7 @@ int co_fn block_node_co_resize(BlockNode *node, uint64_t bytes, GError **error)
         fail(error, ERR_PERMISSION, "Block node '%s' is read-only", node->name);
         return -EPERM;
     }
-    ret = node->driver->co_resize(node, bytes, error);
+    ret = resize_driver(node, bytes, error);
     if (ret == 0) {
         __atomic_store_n(&node->size, (gint64)bytes, __ATOMIC_RELEASE);
         block_node_resize_bitmaps(node, bytes);

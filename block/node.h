@@ -59,6 +59,8 @@ struct BlockNode {
     int max_iov;
     BlockNode *read_target, *write_target; /* where plain reads and writes may go at once: filters
                                               that add nothing are skipped */
+    BlockNode *filtered;                   /* a filter's file child: whose verbs it has where its driver
+                                              has none; NULL: no filter */
     BlockNodeConfig config;
     bool transparent;                      /* its bytes are its file child's */
     bool ordered;                          /* writes count themselves: align_mask, or a job orders them */

@@ -233,12 +233,6 @@ static bool co_fn preallocate_set_perm(BlockNode *node, unsigned perm, unsigned 
 
 /* ---- requests ---- */
 
-static int co_fn preallocate_co_read(BlockNode *node, uint64_t offset, const struct iovec *iov,
-                                     int iovcnt, uint64_t bytes)
-{
-    return block_node_co_read(block_node_file(node), offset, iov, iovcnt, bytes);
-}
-
 static int co_fn preallocate_co_write(BlockNode *node, uint64_t offset, const struct iovec *iov,
                                       int iovcnt, uint64_t bytes, unsigned flags)
 {
@@ -262,21 +256,6 @@ static int co_fn preallocate_co_zero(BlockNode *node, uint64_t offset, uint64_t 
     return ret;
 }
 
-static int co_fn preallocate_co_discard(BlockNode *node, uint64_t offset, uint64_t bytes)
-{
-    return block_node_co_discard(block_node_file(node), offset, bytes);
-}
-
-static int co_fn preallocate_co_flush(BlockNode *node)
-{
-    return block_node_co_flush(block_node_file(node));
-}
-
-static int co_fn preallocate_co_map(BlockNode *node, uint64_t offset, uint64_t bytes, BlockMap *map)
-{
-    return block_node_co_map(block_node_file(node), offset, bytes, map);
-}
-
 static const BlockDriver preallocate_driver = {
     .name = "preallocate",
     .help = "makes a file longer ahead of what is written to it",
@@ -288,12 +267,8 @@ static const BlockDriver preallocate_driver = {
     .open = preallocate_open,
     .close = preallocate_close,
     .get_size = preallocate_get_size,
-    .co_read = preallocate_co_read,
     .co_write = preallocate_co_write,
     .co_zero = preallocate_co_zero,
-    .co_discard = preallocate_co_discard,
-    .co_flush = preallocate_co_flush,
-    .co_map = preallocate_co_map,
     .co_resize = preallocate_co_resize,
     .child_perm = preallocate_child_perm,
     .set_perm = preallocate_set_perm,

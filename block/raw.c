@@ -83,13 +83,6 @@ static int co_fn raw_co_write(BlockNode *node, uint64_t offset, const struct iov
     return block_node_co_write(raw->file, raw->offset + offset, iov, iovcnt, bytes, flags);
 }
 
-static int co_fn raw_co_flush(BlockNode *node)
-{
-    Raw *raw = block_node_state(node);
-
-    return block_node_co_flush(raw->file);
-}
-
 static int co_fn raw_co_zero(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags)
 {
     Raw *raw = block_node_state(node);
@@ -211,7 +204,6 @@ static const BlockDriver raw_driver = {
     .get_size = raw_get_size,
     .co_read = raw_co_read,
     .co_write = raw_co_write,
-    .co_flush = raw_co_flush,
     .co_zero = raw_co_zero,
     .co_discard = raw_co_discard,
     .co_map = raw_co_map,

@@ -62,21 +62,6 @@ static int co_fn throttle_co_discard(BlockNode *node, uint64_t offset, uint64_t 
     return block_node_co_discard(block_node_file(node), offset, bytes);
 }
 
-static int co_fn throttle_co_flush(BlockNode *node)
-{
-    return block_node_co_flush(block_node_file(node));
-}
-
-static int co_fn throttle_co_map(BlockNode *node, uint64_t offset, uint64_t bytes, BlockMap *map)
-{
-    return block_node_co_map(block_node_file(node), offset, bytes, map);
-}
-
-static int co_fn throttle_co_resize(BlockNode *node, uint64_t bytes, GError **error)
-{
-    return block_node_co_resize(block_node_file(node), bytes, error);
-}
-
 static void throttle_drain(BlockNode *node, bool begin)
 {
     throttle_member_release(member_of(node), begin);
@@ -131,9 +116,6 @@ static const BlockDriver throttle_driver = {
     .co_write = throttle_co_write,
     .co_zero = throttle_co_zero,
     .co_discard = throttle_co_discard,
-    .co_flush = throttle_co_flush,
-    .co_map = throttle_co_map,
-    .co_resize = throttle_co_resize,
     .drain = throttle_drain,
     .reopen_prepare = throttle_reopen_prepare,
     .reopen_commit = throttle_reopen_commit,

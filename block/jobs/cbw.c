@@ -246,14 +246,6 @@ static int co_fn before_write(BlockNode *node, uint64_t offset, uint64_t bytes)
     return ret;
 }
 
-static int co_fn cbw_co_read(BlockNode *node, uint64_t offset, const struct iovec *iov, int iovcnt,
-                             uint64_t bytes)
-{
-    Cbw *cbw = block_node_state(node);
-
-    return block_node_co_read(cbw->file, offset, iov, iovcnt, bytes);
-}
-
 static int co_fn cbw_co_write(BlockNode *node, uint64_t offset, const struct iovec *iov, int iovcnt,
                               uint64_t bytes, unsigned flags)
 {
@@ -279,18 +271,11 @@ static int co_fn cbw_co_discard(BlockNode *node, uint64_t offset, uint64_t bytes
     return ret < 0 ? ret : block_node_co_discard(cbw->file, offset, bytes);
 }
 
-static int co_fn cbw_co_flush(BlockNode *node)
+/* What is cut off could not be copied any more. */
+static int co_fn cbw_co_resize(BlockNode *node, uint64_t bytes, GError **error)
 {
-    Cbw *cbw = block_node_state(node);
-
-    return block_node_co_flush(cbw->file);
-}
-
-static int co_fn cbw_co_map(BlockNode *node, uint64_t offset, uint64_t bytes, BlockMap *map)
-{
-    Cbw *cbw = block_node_state(node);
-
-    return block_node_co_map(cbw->file, offset, bytes, map);
+    fail(error, ERR_UNSUPPORTED, "'%s' keeps a disk of a fixed size: it cannot be resized", node->name);
+    return -ENOTSUP;
 }
 
 /* The frozen disk. */
@@ -368,11 +353,9 @@ const BlockDriver block_cbw_driver = {
     .close = cbw_close,
     .child_perm = cbw_child_perm,
     .child_changed = cbw_child_changed,
-    .co_read = cbw_co_read,
     .co_write = cbw_co_write,
     .co_zero = cbw_co_zero,
     .co_discard = cbw_co_discard,
-    .co_flush = cbw_co_flush,
-    .co_map = cbw_co_map,
+    .co_resize = cbw_co_resize,
 };
 BLOCK_DRIVER(block_cbw_driver)

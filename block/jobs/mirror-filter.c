@@ -76,14 +76,6 @@ int block_mirror_filter_failure(BlockNode *node)
     return __atomic_exchange_n(&filter->failure, 0, __ATOMIC_SEQ_CST);
 }
 
-static int co_fn mirror_filter_co_read(BlockNode *node, uint64_t offset, const struct iovec *iov,
-                                       int iovcnt, uint64_t bytes)
-{
-    MirrorFilter *filter = block_node_state(node);
-
-    return block_node_co_read(filter->file, offset, iov, iovcnt, bytes);
-}
-
 /* The job's side. */
 
 void block_mirror_filter_mark(BlockNode *node, BlockBitmap *dirty, uint64_t offset, uint64_t bytes)
@@ -358,14 +350,6 @@ static int co_fn mirror_filter_co_flush(BlockNode *node)
                           : block_node_co_flush(filter->file);
 }
 
-static int co_fn mirror_filter_co_map(BlockNode *node, uint64_t offset, uint64_t bytes,
-                                      BlockMap *map)
-{
-    MirrorFilter *filter = block_node_state(node);
-
-    return block_node_co_map(filter->file, offset, bytes, map);
-}
-
 const BlockDriver block_mirror_filter_driver = {
     .name = "mirror-top",
     .help = "what a mirror job puts above its source",
@@ -377,11 +361,9 @@ const BlockDriver block_mirror_filter_driver = {
     .open = mirror_filter_open,
     .close = mirror_filter_close,
     .child_changed = mirror_filter_child_changed,
-    .co_read = mirror_filter_co_read,
     .co_write = mirror_filter_co_write,
     .co_zero = mirror_filter_co_zero,
     .co_discard = mirror_filter_co_discard,
     .co_flush = mirror_filter_co_flush,
-    .co_map = mirror_filter_co_map,
 };
 BLOCK_DRIVER(block_mirror_filter_driver)

@@ -2,6 +2,7 @@
 #include <signal.h>
 #include <sys/resource.h>
 #include "block-util.h"
+#include "block/chain.h"
 #include "block/debug.h"
 #include "src/base/coroutine.h"
 #include "src/base/util.h"
@@ -445,8 +446,73 @@ START_TEST(wrong_preallocation_is_refused)
 }
 END_TEST
 
+/* A filter that has nothing of its own but what it must. */
+
+static bool co_fn veil_open(BlockNode *node, json_object *options, GError **error)
+{
+    return block_node_open_child(node, options, "file", true, error) != NULL;
+}
+
+static int co_fn veil_write(BlockNode *node, uint64_t offset, const struct iovec *iov, int iovcnt,
+                            uint64_t bytes, unsigned flags)
+{
+    return block_node_co_write(block_node_file(node), offset, iov, iovcnt, bytes, flags);
+}
+
+static const char *const veil_options[] = { "file", NULL };
+static const BlockDriver veil_driver = {
+    .name = "veil", .help = "a filter of a test", .options = veil_options, .is_filter = true,
+    .open = veil_open, .co_write = veil_write,
+};
+BLOCK_DRIVER(veil_driver)
+
+typedef struct MapRun {
+    BlockUser *user;
+    BlockMap map;
+    int ret;
+} MapRun;
+
+static void co_fn map_run(void *opaque)
+{
+    MapRun *run = opaque;
+
+    run->ret = block_co_map(run->user, NULL, 0, 4096, &run->map, NULL);
+}
+
+START_TEST(filters_have_the_verbs_of_what_is_below)
+{
+    TestRoot t = test_root();
+    GError *error = NULL;
+    BlockNode *node = test_open(
+        t.graph, &error, "driver=veil,node-name=n,discard=unmap,file.driver=blkdebug,"
+        "file.discard=unmap,file.image.driver=null-co,file.image.size=1M,file.image.read-zeroes=on,"
+        "file.inject-error.0.event=none,file.inject-error.0.iotype=read,file.inject-error.0.errno=5,"
+        "file.inject-error.1.event=none,file.inject-error.1.iotype=write-zeroes,"
+        "file.inject-error.1.errno=28,file.inject-error.2.event=none,"
+        "file.inject-error.2.iotype=discard,file.inject-error.2.errno=27,"
+        "file.inject-error.3.event=none,file.inject-error.3.iotype=flush,file.inject-error.3.errno=30");
+    MapRun run = { 0 };
+
+    assert_no_error(error);
+    run.user = user_of(node);
+    ck_assert_int_eq(request(run.user, OP_READ, 0, 4096), -EIO);
+    ck_assert_int_eq(request(run.user, OP_WRITE, 0, 4096), 0);
+    ck_assert_int_eq(request(run.user, OP_ZERO, 0, 4096), -ENOSPC);
+    ck_assert_int_eq(request(run.user, OP_DISCARD, 0, 4096), -EFBIG);
+    ck_assert_int_eq(request(run.user, OP_FLUSH, 0, 1), -EROFS);
+    co_run_sync(map_run, &run);
+    ck_assert_int_eq(run.ret, 0);
+    ck_assert(run.map.flags & BLOCK_MAP_ZERO);
+    ck_assert(block_node_resize(node, 2 * MiB, &error));
+    ck_assert_int_eq(block_node_size(block_node_file(node)), 2 * MiB);
+    block_user_free(run.user);
+    test_root_free(&t);
+}
+END_TEST
+
 static void add_tests(TCase *tc)
 {
+    tcase_add_test(tc, filters_have_the_verbs_of_what_is_below);
     tcase_add_test(tc, a_file_is_longer_for_a_while);
     tcase_add_test(tc, a_file_that_others_may_lock_is_short);
     tcase_add_test(tc, resizing_above_preallocation);

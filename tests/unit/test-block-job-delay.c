@@ -152,18 +152,12 @@ static int co_fn tick_map(BlockNode *node, uint64_t offset, uint64_t bytes, Bloc
     return ret;
 }
 
-static int co_fn tick_resize(BlockNode *node, uint64_t bytes, GError **error)
-{
-    return block_node_co_resize(block_node_file(node), bytes, error);
-}
-
 static const char *const tick_options[] = { "file", "stripe", NULL };
 static const BlockDriver tick_driver = {
     .name = "tick", .help = "a disk of a test", .size = sizeof(Tick), .options = tick_options,
     .is_filter = true, .grows = true, .write_flags = BLOCK_FUA,
     .open = tick_open, .co_read = tick_read, .co_write = tick_write, .co_zero = tick_zero,
     .co_discard = tick_discard, .co_flush = tick_flush, .co_map = tick_map,
-    .co_resize = tick_resize,
 };
 BLOCK_DRIVER(tick_driver)
 
