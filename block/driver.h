@@ -130,8 +130,11 @@ bool block_node_demote(BlockNode *node, int why, GError **error);
 /* The driver's get_size has another answer than before (a snapshot was gone back to), or in open has
  * its answer: the node and those above take it over.  Main thread. */
 void block_node_refresh_size(BlockNode *node);
-/* In open: the node's bytes are its file child's, so that plain reads and writes may skip it. */
-void block_node_set_transparent(BlockNode *node);
+/* The node's bytes are its file child's, so that plain reads and writes may skip it.  In open, or while
+ * nothing of the node and of those above it is in flight. */
+void block_node_set_transparent(BlockNode *node, bool on);
+/* The size of the disk is going to change: false, with an error, if a user does not allow it. */
+bool block_node_may_resize(const BlockNode *node, GError **error);
 bool block_node_cache_direct(const BlockNode *node);
 bool block_node_no_flush(const BlockNode *node);
 bool block_node_force_share(const BlockNode *node);

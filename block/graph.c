@@ -555,9 +555,9 @@ void block_node_route(BlockNode *node)
     }
 }
 
-void block_node_set_transparent(BlockNode *node)
+void block_node_set_transparent(BlockNode *node, bool on)
 {
-    node->transparent = true;
+    node->transparent = on;
     block_node_route(node);
 }
 

@@ -7,52 +7,110 @@
 #include "src/base/util.h"
 #include <errno.h>
 
+typedef struct Window {
+    uint64_t offset, size;
+    bool has_offset, has_size;
+} Window;
+
 typedef struct Raw {
     BlockNode *file;
-    uint64_t offset, size;
-    bool has_size;
+    Window window;
 } Raw;
 
 static const char *const raw_options[] = { "file", "offset", "size", NULL };
 
-static bool check_window(Raw *raw, GError **error)
+static bool take_window(json_object *options, Window *window, GError **error)
 {
-    uint64_t file_size = block_node_size(raw->file);
+    *window = (Window){ .has_offset = json_object_object_get_ex(options, "offset", NULL),
+                        .has_size = json_object_object_get_ex(options, "size", NULL) };
+    if (!options_get_size(options, "offset", &window->offset, error) ||
+        !options_get_size(options, "size", &window->size, error))
+        return false;
+    json_object_object_del(options, "offset");
+    json_object_object_del(options, "size");
+    return true;
+}
 
-    if (raw->offset > file_size)
+static bool check_window(const BlockNode *file, const Window *window, GError **error)
+{
+    uint64_t file_size = block_node_size(file);
+
+    if (window->offset > file_size)
         return fail(error, ERR_INVALID_PARAMETER,
                     "raw: offset (%" G_GUINT64_FORMAT ") is past the end of '%s' (%" G_GUINT64_FORMAT
-                    " bytes)", raw->offset, block_node_filename(raw->file), file_size);
-    if (raw->has_size && raw->size > file_size - raw->offset)
+                    " bytes)", window->offset, block_node_filename(file), file_size);
+    if (window->has_size && window->size > file_size - window->offset)
         return fail(error, ERR_INVALID_PARAMETER,
                     "raw: offset (%" G_GUINT64_FORMAT ") and size (%" G_GUINT64_FORMAT
                     ") go past the end of '%s' (%" G_GUINT64_FORMAT " bytes)",
-                    raw->offset, raw->size, block_node_filename(raw->file), file_size);
-    if (raw->has_size && raw->size % 512)
+                    window->offset, window->size, block_node_filename(file), file_size);
+    if (window->has_size && window->size % 512)
         return fail(error, ERR_INVALID_PARAMETER, "raw: size must be a multiple of 512");
     return true;
+}
+
+static bool is_whole(const Window *window)
+{
+    return !window->has_offset && !window->has_size;
 }
 
 static bool co_fn raw_open(BlockNode *node, json_object *options, GError **error)
 {
     Raw *raw = block_node_state(node);
-    bool has_offset = json_object_object_get_ex(options, "offset", NULL);
 
-    raw->has_size = json_object_object_get_ex(options, "size", NULL);
-    if (!options_get_size(options, "offset", &raw->offset, error) ||
-        !options_get_size(options, "size", &raw->size, error))
+    if (!take_window(options, &raw->window, error))
         return false;
-    json_object_object_del(options, "offset");
-    json_object_object_del(options, "size");
     raw->file = block_node_open_child(node, options, "file", true, error);
-    if (!raw->file || !check_window(raw, error))
+    if (!raw->file || !check_window(raw->file, &raw->window, error))
         return false;
     /* A medium that turned out to be read-only may make us so, too. */
     if (block_node_read_only(raw->file) && !block_node_read_only(node))
         block_node_demote(node, EROFS, NULL);
-    if (!has_offset && !raw->has_size)
-        block_node_set_transparent(node);
+    block_node_set_transparent(node, is_whole(&raw->window));
     return true;
+}
+
+static uint64_t size_of(const BlockNode *file, const Window *window)
+{
+    uint64_t size = block_node_size(file);
+
+    if (size < window->offset)
+        return 0;
+    return window->has_size ? MIN(window->size, size - window->offset) : size - window->offset;
+}
+
+/* Another window: a disk of another size is a change that its users must allow. */
+static bool co_fn raw_reopen_prepare(BlockNode *node, BlockReopen *reopen, GError **error)
+{
+    Raw *raw = block_node_state(node);
+    Window window;
+
+    if (!reopen->options)
+        return true;
+    if (!take_window(reopen->options, &window, error) || !check_window(raw->file, &window, error))
+        return false;
+    if (size_of(raw->file, &window) != (uint64_t)block_node_size(node) &&
+        !block_node_may_resize(node, error))
+        return false;
+    reopen->state = g_memdup2(&window, sizeof(window));
+    return true;
+}
+
+static void co_fn raw_reopen_commit(BlockNode *node, BlockReopen *reopen)
+{
+    Raw *raw = block_node_state(node);
+
+    if (!reopen->state)
+        return;
+    raw->window = *(Window *)reopen->state;
+    g_free(reopen->state);
+    block_node_set_transparent(node, is_whole(&raw->window));
+    block_node_refresh_size(node);
+}
+
+static void co_fn raw_reopen_abort(BlockNode *node, BlockReopen *reopen)
+{
+    g_free(reopen->state);
 }
 
 static int64_t raw_get_size(BlockNode *node)
@@ -60,11 +118,7 @@ static int64_t raw_get_size(BlockNode *node)
     Raw *raw = block_node_state(node);
     int64_t size = block_node_size(raw->file);
 
-    if (size < 0)
-        return size;
-    if (size < raw->offset)
-        return 0;
-    return raw->has_size ? MIN(raw->size, size - raw->offset) : size - raw->offset;
+    return size < 0 ? size : (int64_t)size_of(raw->file, &raw->window);
 }
 
 static int co_fn raw_co_read(BlockNode *node, uint64_t offset, const struct iovec *iov, int iovcnt,
@@ -72,7 +126,7 @@ static int co_fn raw_co_read(BlockNode *node, uint64_t offset, const struct iove
 {
     Raw *raw = block_node_state(node);
 
-    return block_node_co_read(raw->file, raw->offset + offset, iov, iovcnt, bytes);
+    return block_node_co_read(raw->file, raw->window.offset + offset, iov, iovcnt, bytes);
 }
 
 static int co_fn raw_co_write(BlockNode *node, uint64_t offset, const struct iovec *iov, int iovcnt,
@@ -80,28 +134,28 @@ static int co_fn raw_co_write(BlockNode *node, uint64_t offset, const struct iov
 {
     Raw *raw = block_node_state(node);
 
-    return block_node_co_write(raw->file, raw->offset + offset, iov, iovcnt, bytes, flags);
+    return block_node_co_write(raw->file, raw->window.offset + offset, iov, iovcnt, bytes, flags);
 }
 
 static int co_fn raw_co_zero(BlockNode *node, uint64_t offset, uint64_t bytes, unsigned flags)
 {
     Raw *raw = block_node_state(node);
 
-    return block_node_co_zero(raw->file, raw->offset + offset, bytes, flags);
+    return block_node_co_zero(raw->file, raw->window.offset + offset, bytes, flags);
 }
 
 static int co_fn raw_co_discard(BlockNode *node, uint64_t offset, uint64_t bytes)
 {
     Raw *raw = block_node_state(node);
 
-    return block_node_co_discard(raw->file, raw->offset + offset, bytes);
+    return block_node_co_discard(raw->file, raw->window.offset + offset, bytes);
 }
 
 static int co_fn raw_co_map(BlockNode *node, uint64_t offset, uint64_t bytes, BlockMap *map)
 {
     Raw *raw = block_node_state(node);
 
-    return block_node_co_map(raw->file, raw->offset + offset, bytes, map);
+    return block_node_co_map(raw->file, raw->window.offset + offset, bytes, map);
 }
 
 static int co_fn raw_co_copy_range(BlockNode *node, uint64_t offset, BlockNode *from,
@@ -109,22 +163,22 @@ static int co_fn raw_co_copy_range(BlockNode *node, uint64_t offset, BlockNode *
 {
     Raw *raw = block_node_state(node);
 
-    return block_node_co_copy_range(raw->file, raw->offset + offset, from, from_offset, bytes);
+    return block_node_co_copy_range(raw->file, raw->window.offset + offset, from, from_offset, bytes);
 }
 
 static int co_fn raw_co_resize(BlockNode *node, uint64_t bytes, GError **error)
 {
     Raw *raw = block_node_state(node);
 
-    if (raw->has_size) {
+    if (raw->window.has_size) {
         fail(error, ERR_UNSUPPORTED, "Cannot resize fixed-size raw disks");
         return -ENOTSUP;
     }
-    if (bytes > INT64_MAX - raw->offset) {
+    if (bytes > INT64_MAX - raw->window.offset) {
         fail(error, ERR_LIMIT, "Disk size too large for the chosen offset");
         return -EINVAL;
     }
-    return block_node_co_resize(raw->file, raw->offset + bytes, error);
+    return block_node_co_resize(raw->file, raw->window.offset + bytes, error);
 }
 
 /* Whole images. */
@@ -164,7 +218,7 @@ static int co_fn raw_co_preallocate(BlockNode *node, uint64_t offset, uint64_t b
 {
     Raw *raw = block_node_state(node);
 
-    return block_co_preallocate(raw->file, raw->offset + offset, bytes, how, error);
+    return block_co_preallocate(raw->file, raw->window.offset + offset, bytes, how, error);
 }
 
 static int co_fn raw_co_measure(json_object *options, BlockNode *source, BlockMeasure *measure,
@@ -210,6 +264,9 @@ static const BlockDriver raw_driver = {
     .co_copy_range = raw_co_copy_range,
     .co_resize = raw_co_resize,
     .child_changed = raw_child_changed,
+    .reopen_prepare = raw_reopen_prepare,
+    .reopen_commit = raw_reopen_commit,
+    .reopen_abort = raw_reopen_abort,
     .image = &raw_image_verbs,
 };
 BLOCK_DRIVER(raw_driver)

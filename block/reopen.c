@@ -78,7 +78,7 @@ static bool check_writers(const GPtrArray *all, const Reopen *r, GError **error)
     return true;
 }
 
-/* Drivers that know nothing of it: those with a file below have nothing to change
+/* Drivers that know nothing of it, and filters: those with a file below have nothing to change
  * for themselves. */
 static bool check_plain(const GPtrArray *all, const Reopen *r, GError **error)
 {
@@ -126,7 +126,7 @@ static bool co_fn prepare(const GPtrArray *all, Reopen *r, GError **error)
     r->with = (BlockReopen){ .read_only = r->config.read_only, .direct = r->config.direct,
                              .no_flush = r->config.no_flush, .options = r->rest,
                              .auto_read_only = r->config.auto_read_only };
-    if (!check_writers(all, r, error) || (!driver->reopen_prepare && !check_plain(all, r, error)) ||
+    if (!check_writers(all, r, error) || ((!driver->reopen_prepare || driver->is_filter) && !check_plain(all, r, error)) ||
         !flush(r->node, error))
         return false;
     if (driver->reopen_prepare && !driver->reopen_prepare(r->node, &r->with, error))

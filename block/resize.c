@@ -42,6 +42,21 @@ void block_node_refresh_size(BlockNode *node)
     tell_parents(node);
 }
 
+bool block_node_may_resize(const BlockNode *node, GError **error)
+{
+    for (unsigned i = 0; i < node->parents->len; i++) {
+        const BlockEdge *edge = node->parents->pdata[i];
+        g_autofree char *who = NULL;
+
+        if (edge->shared & BLOCK_PERM_RESIZE)
+            continue;
+        who = block_edge_describe(edge);
+        return fail(error, ERR_IN_USE, "The size of node '%s' cannot change: %s does not allow it",
+                    node->name, who);
+    }
+    return true;
+}
+
 typedef struct ResizeRun {
     BlockNode *node;
     uint64_t bytes;

@@ -45,7 +45,7 @@ static bool co_fn mirror_filter_open(BlockNode *node, json_object *options, GErr
     if (!filter->file)
         return false;
     pthread_mutex_init(&filter->lock, NULL);
-    block_node_set_transparent(node);
+    block_node_set_transparent(node, true);
     return true;
 }
 
@@ -65,8 +65,7 @@ void block_mirror_filter_activate(BlockNode *node, BlockNode *target, BlockBitma
 
     filter->target = target;
     filter->dirty = dirty;
-    node->transparent = !target;
-    block_node_route(node);
+    block_node_set_transparent(node, !target);
 }
 
 int block_mirror_filter_failure(BlockNode *node)

@@ -324,10 +324,68 @@ START_TEST(options_of_qcow2)
 }
 END_TEST
 
+#define RAW_NODE "{\"driver\": \"raw\", \"node-name\": \"disk\", \"file\": \"f\""
+
+static void note_resize(void *opaque)
+{
+    ++*(unsigned *)opaque;
+}
+
+static uint8_t byte_at(BlockUser *user, uint64_t offset)
+{
+    uint8_t data[512];
+
+    ck_assert_int_eq(test_request(user, OP_READ, offset, data, sizeof(data), 0), 0);
+    return data[0];
+}
+
+/* raw's offset and size: another part of the file, and its users know its size. */
+START_TEST(another_window)
+{
+    g_autofree char *path = test_file("disk.img", 65536);
+    uint8_t data[512] = { 0 };
+    TestRoot t = test_root();
+    GError *error = NULL;
+    unsigned resized = 0;
+    BlockNode *file = open_file(&t, "f", path, "");
+    BlockUser *user = test_user(file);
+
+    for (unsigned i = 0; i < 128; i++) {
+        data[0] = i;
+        ck_assert_int_eq(test_request(user, OP_WRITE, i * 512, data, 512, 0), 0);
+    }
+    block_user_free(user);
+    user = test_user(test_open(t.graph, &error, "raw,node-name=disk,file=f"));
+    assert_no_error(error);
+    block_user_on_resize(user, note_resize, &resized);
+    must_reopen(&t, "[" RAW_NODE ", \"offset\": 5120, \"size\": 1024}]");
+    ck_assert_int_eq(block_node_size(block_user_node(user)), 1024);
+    ck_assert_uint_eq(resized, 1);
+    ck_assert_uint_eq(byte_at(user, 512), 11);
+    ck_assert_int_eq(test_request(user, OP_READ, 1024, data, 512, 0), -EIO);
+    must_not_reopen(&t, "past the end", "[" RAW_NODE ", \"offset\": 5120, \"size\": 61440}]");
+    must_not_reopen(&t, "multiple of 512", "[" RAW_NODE ", \"size\": 100}]");
+    ck_assert_uint_eq(byte_at(user, 0), 10);
+    must_reopen(&t, "[" RAW_NODE "}]");
+    ck_assert_int_eq(block_node_size(block_user_node(user)), 65536);
+    ck_assert_uint_eq(resized, 2);
+    ck_assert_uint_eq(byte_at(user, 512), 1);
+    block_user_free(user);
+    user = block_user_new(block_node_find(t.graph, "disk"), "a job", BLOCK_PERM_READ,
+                          BLOCK_PERM_ALL & ~BLOCK_PERM_RESIZE, &error);
+    assert_no_error(error);
+    must_not_reopen(&t, "a job does not allow it", "[" RAW_NODE ", \"size\": 512}]");
+    must_reopen(&t, "[" RAW_NODE ", \"size\": 65536}]");
+    block_user_free(user);
+    test_root_free(&t);
+}
+END_TEST
+
 static void add_tests(TCase *tc)
 {
     tcase_set_timeout(tc, 60);
     tcase_add_loop_test(tc, cache_and_engine, 0, 2);
+    tcase_add_test(tc, another_window);
     tcase_add_test(tc, children_in_place);
     tcase_add_loop_test(tc, read_only, 0, 2);
     tcase_add_test(tc, locks_go_along);
