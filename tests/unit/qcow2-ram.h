@@ -19,13 +19,12 @@ static inline void co_fn ram_create_run(void *opaque)
     block_co_create(c->graph, c->options, &c->error);
 }
 
-/* @options: "driver=qcow2,file=mem,size=…"; the external data file is "data-file=memdata". */
-static inline void ram_create(TestRoot *t, const char *options)
+/* @options: "driver=qcow2,file=mem,size=…". */
+static inline void ram_create_on(TestRoot *t, unsigned disk, const char *options)
 {
     RamCreate c = { .graph = t->graph };
 
-    test_open(t->graph, &c.error, "driver=ram,node-name=mem");
-    test_open(t->graph, &c.error, "driver=ram,node-name=memdata,disk=1");
+    test_open(t->graph, &c.error, "driver=ram,node-name=mem,disk=%u", disk);
     assert_no_error(c.error);
     c.options = options_parse(options, "driver", &c.error);
     assert_no_error(c.error);
@@ -33,8 +32,19 @@ static inline void ram_create(TestRoot *t, const char *options)
     assert_no_error(c.error);
     json_object_put(c.options);
     block_node_delete(t->graph, "mem", &c.error);
-    block_node_delete(t->graph, "memdata", &c.error);
     assert_no_error(c.error);
+}
+
+/* The same on the first disk; the external data file is "data-file=memdata". */
+static inline void ram_create(TestRoot *t, const char *options)
+{
+    GError *error = NULL;
+
+    test_open(t->graph, &error, "driver=ram,node-name=memdata,disk=1");
+    assert_no_error(error);
+    ram_create_on(t, 0, options);
+    block_node_delete(t->graph, "memdata", &error);
+    assert_no_error(error);
 }
 
 static inline BlockUser *ram_open_image(TestRoot *t, const char *more, GError **error)
