@@ -13,7 +13,7 @@
 #include <errno.h>
 #include <string.h>
 
-enum { WORKERS = 8 };
+enum { WORKERS = 8, WORKERS_MAX = 64 };
 
 typedef enum Sync { SYNC_TOP, SYNC_FULL, SYNC_NONE, SYNC_INCREMENTAL, SYNC_BITMAP } Sync;
 static const char *const sync_words[] = { "top", "full", "none", "incremental", "bitmap", NULL };
@@ -29,6 +29,7 @@ typedef struct Backup {
     BitmapMode mode;
     BlockOnError on_source_error, on_target_error;
     uint64_t all;                          /* bytes marked at the start */
+    uint64_t chunk;                        /* bytes of a piece */
     BlockJobTasks tasks;
     GError *error;                         /* the first that a chunk met */
 } Backup;
@@ -67,13 +68,12 @@ static void co_fn copy_chunk(void *opaque)
 static bool co_fn copy_all(Backup *b)
 {
     BlockBitmap *todo = block_cbw_todo(b->filter);
-    uint64_t chunk_size = MAX(block_cbw_cluster(b->filter), BLOCK_COPY_CHUNK);
     uint64_t at = 0, bytes;
 
     while (!b->error && block_job_pause_point(&b->job)) {
         Chunk *chunk;
 
-        if (!block_bitmap_next_area(todo, at, UINT64_MAX, chunk_size, &at, &bytes)) {
+        if (!block_bitmap_next_area(todo, at, UINT64_MAX, b->chunk, &at, &bytes)) {
             block_job_tasks_wait(&b->tasks);
             if (!block_bitmap_count(todo))
                 return !b->error;
@@ -193,9 +193,32 @@ typedef struct BackupArgs {
     const char *device, *target, *bitmap, *filter_name;
     int sync, mode;
     bool compress;
+    int64_t workers, max_chunk;            /* max_chunk: 0: no other limit than ours */
     BlockOnError on_source_error, on_target_error;
     BlockNode *source_node, *target_node;
 } BackupArgs;
+
+static bool parse_perf(json_object *data, BackupArgs *args, GError **error)
+{
+    bool copy_range = false;
+    json_object *perf;
+
+    args->workers = WORKERS;
+    if (!json_object_object_get_ex(data, "x-perf", &perf))
+        return true;
+    if (!options_get_bool(perf, "use-copy-range", &copy_range, error) ||
+        !options_get_i64(perf, "max-workers", &args->workers, error) ||
+        !options_get_i64(perf, "max-chunk", &args->max_chunk, error))
+        return false;
+    if (copy_range)
+        return fail(error, ERR_UNSUPPORTED, "x-perf: 'use-copy-range' is not supported: a backup reads "
+                                            "and writes");
+    if (args->workers < 1)
+        return fail(error, ERR_INVALID_PARAMETER, "max-workers must be greater than zero");
+    return args->max_chunk >= 0 ||
+           fail(error, ERR_INVALID_PARAMETER,
+                "max-chunk must be zero (which means no limit) or positive");
+}
 
 static bool parse(json_object *data, BackupArgs *args, GError **error)
 {
@@ -206,7 +229,7 @@ static bool parse(json_object *data, BackupArgs *args, GError **error)
            options_get_str(data, "filter-node-name", &args->filter_name, error) &&
            options_get_enum(data, "sync", sync_words, &args->sync, error) &&
            options_get_enum(data, "bitmap-mode", mode_words, &args->mode, error) &&
-           options_get_bool(data, "compress", &args->compress, error) &&
+           options_get_bool(data, "compress", &args->compress, error) && parse_perf(data, args, error) &&
            block_job_get_on_error(data, "on-source-error", &args->on_source_error, error) &&
            block_job_get_on_error(data, "on-target-error", &args->on_target_error, error);
 }
@@ -285,6 +308,20 @@ static bool co_fn insert_filter(Backup *b, const BackupArgs *args, GError **erro
     return true;
 }
 
+static bool choose_chunk(Backup *b, uint64_t limit, GError **error)
+{
+    uint64_t cluster = block_cbw_cluster(b->filter);
+
+    if (limit && limit < cluster)
+        return fail(error, ERR_INVALID_PARAMETER,
+                    "Required max-chunk (%" G_GUINT64_FORMAT ") is less than backup cluster size (%"
+                    G_GUINT64_FORMAT ")", limit, cluster);
+    b->chunk = MAX(cluster, BLOCK_COPY_CHUNK);
+    if (limit)
+        b->chunk = MIN(b->chunk, ALIGN_DOWN(limit, cluster));
+    return true;
+}
+
 static void mark_what_to_copy(Backup *b)
 {
     BlockBitmap *todo = block_cbw_todo(b->filter);
@@ -304,8 +341,8 @@ static bool co_fn set_up(Backup *b, const BackupArgs *args, GError **error)
     b->mode = args->mode;
     b->on_source_error = args->on_source_error;
     b->on_target_error = args->on_target_error;
-    block_job_tasks_init(&b->tasks, WORKERS);
-    if (!insert_filter(b, args, error))
+    block_job_tasks_init(&b->tasks, MIN(args->workers, WORKERS_MAX));
+    if (!insert_filter(b, args, error) || !choose_chunk(b, args->max_chunk, error))
         return false;
     b->user = block_job_use(&b->job, b->filter, 0, BLOCK_PERM_ALL & ~BLOCK_PERM_RESIZE, error);
     if (!b->user || (args->bitmap && !take_bitmap(b, args, error)))

@@ -96,6 +96,32 @@ START_TEST(incremental_backup)
 }
 END_TEST
 
+static void must_not_back_up(TestRoot *t, const char *perf, const char *why)
+{
+    g_autofree char *text = g_strdup_printf("device=s,target=t,sync=full,job-id=b,x-perf.%s", perf);
+    g_autoptr(json_object) data = options_parse(text, NULL, NULL);
+    ActionRun run = { .graph = t->graph, .type = "blockdev-backup", .data = data };
+
+    co_run_sync(action_run, &run);
+    ck_assert(!run.ok);
+    assert_error(&run.error, why);
+    ck_assert_ptr_null(block_job_find(t->graph, "b"));
+}
+
+START_TEST(x_perf_is_checked)
+{
+    TestRoot t = test_root();
+
+    open_raw(&t, "s");
+    open_raw(&t, "t");
+    must_not_back_up(&t, "use-copy-range=on", "'use-copy-range' is not supported");
+    must_not_back_up(&t, "max-workers=0", "max-workers must be greater than zero");
+    must_not_back_up(&t, "max-chunk=-1", "max-chunk must be zero");
+    must_not_back_up(&t, "max-chunk=4096", "(4096) is less than backup cluster size (65536)");
+    test_root_free(&t);
+}
+END_TEST
+
 /* A client reads the frozen disk while the guest goes on. */
 START_TEST(fleecing)
 {
@@ -256,6 +282,7 @@ static void add_tests(TCase *tc)
     tcase_set_timeout(tc, 120);
     tcase_add_loop_test(tc, full_backup, 0, seeds());
     tcase_add_loop_test(tc, incremental_backup, 0, seeds());
+    tcase_add_test(tc, x_perf_is_checked);
     tcase_add_loop_test(tc, fleecing, 0, seeds());
     tcase_add_loop_test(tc, copy_before_write_fails, 0, 2);
     tcase_add_loop_test(tc, mirror, 0, 2 * seeds());

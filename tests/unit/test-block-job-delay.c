@@ -15,7 +15,7 @@
 #include "block/jobs/backing.h"
 #include "block/jobs/mirror.h"
 #include "block/jobs/scrub.h"
-#include "tests/unit/ram-disk.h"
+#include "tests/unit/qcow2-ram.h"
 
 enum { UNIT = 8, DEPTH = 8, CLUSTER = 65536, BLOCK = 4096, CHUNK = 1 << 20, TICKS_MAX = 20000,
        IMAGE_BYTES = 12 << 20, DISK_BYTES = 48 << 20, CLUSTERS_MAX = DISK_BYTES / CLUSTER };
@@ -41,6 +41,7 @@ static struct {
     GPtrArray *waits;                      /* of Wait */
     GPtrArray *requests;                   /* of Request: the guest's */
     uint64_t largest;                      /* bytes in one request of somebody else */
+    unsigned others, most_others;          /* such requests at once */
 } ticks;
 
 static Request *own_request(void)
@@ -65,10 +66,13 @@ static void co_fn take_time(uint64_t bytes)
         request->own += UNIT;
     else
         ticks.largest = MAX(ticks.largest, bytes);
+    ticks.others += !request;
+    ticks.most_others = MAX(ticks.most_others, ticks.others);
     g_ptr_array_add(ticks.waits, &wait);
     while (ticks.now < wait.due)
         co_yield();
     g_ptr_array_remove(ticks.waits, &wait);
+    ticks.others -= !request;
 }
 
 static void settle(void)
@@ -225,7 +229,7 @@ static void load_begin(Load *load, const char *node, unsigned seed)
     load->random = g_rand_new_with_seed(seed);
     ticks.on = true;
     ticks.now = 0;
-    ticks.largest = 0;
+    ticks.largest = ticks.others = ticks.most_others = 0;
     ticks.waits = g_ptr_array_new();
     ticks.requests = g_ptr_array_new();
 }
@@ -386,6 +390,23 @@ START_TEST(mirror_to_both)
 }
 END_TEST
 
+/* x-perf: so many pieces at once, of so many bytes. */
+START_TEST(backup_of_small_pieces)
+{
+    bool few = _i % 2;
+    Load load;
+
+    disks_begin(&load, 0);
+    work(&load, start_backup, few ? "job-id=j,device=s,target=t,sync=full,x-perf.max-workers=2,"
+                                    "x-perf.max-chunk=200000"
+                                  : "job-id=j,device=s,target=t,sync=full,x-perf.max-workers=20");
+    load_end(&load);
+    ck_assert_uint_eq(ticks.largest, few ? 3 * CLUSTER : CHUNK);
+    ck_assert_uint_eq(ticks.most_others, few ? 2 : 20);
+    assert_waited(&load, UNIT, 0);
+}
+END_TEST
+
 /* Of what is dirty every other cluster. */
 START_TEST(incremental_backup)
 {
@@ -406,36 +427,15 @@ END_TEST
 
 /* ---- chains ---- */
 
-typedef struct Create {
-    BlockGraph *graph;
-    json_object *options;
-    GError *error;
-} Create;
-
-static void co_fn create_run(void *opaque)
-{
-    Create *c = opaque;
-
-    block_co_create(c->graph, c->options, &c->error);
-}
-
 static void new_image(Load *load, const char *name, unsigned disk)
 {
-    g_autoptr(json_object) options = NULL;
-    Create c = { .graph = load->t.graph };
+    GError *error = NULL;
 
-    test_open(load->t.graph, &c.error, "ram,node-name=mem,disk=%u", disk);
-    assert_no_error(c.error);
-    options = options_parse("qcow2,file=mem,size=12M", "driver", &c.error);
-    assert_no_error(c.error);
-    c.options = options;
-    co_run_sync(create_run, &c);
-    assert_no_error(c.error);
-    block_node_delete(load->t.graph, "mem", &c.error);
-    test_open(load->t.graph, &c.error, "{\"driver\": \"qcow2\", \"node-name\": \"%s\", \"backing\": null, "
+    ram_create_on(&load->t, disk, "driver=qcow2,file=mem,size=12M");
+    test_open(load->t.graph, &error, "{\"driver\": \"qcow2\", \"node-name\": \"%s\", \"backing\": null, "
               "\"discard\": \"unmap\", \"file\": {\"driver\": \"tick\", \"file\": {\"driver\": \"ram\", "
               "\"disk\": %u}}}", name, disk);
-    assert_no_error(c.error);
+    assert_no_error(error);
 }
 
 /* Every @every-th cluster. */
@@ -514,6 +514,7 @@ static void add_tests(TCase *tc)
     tcase_set_timeout(tc, 120);
     tcase_add_loop_test(tc, backup, 0, seeds);
     tcase_add_loop_test(tc, incremental_backup, 0, seeds);
+    tcase_add_loop_test(tc, backup_of_small_pieces, 0, 2);
     tcase_add_loop_test(tc, mirror, 0, seeds);
     tcase_add_loop_test(tc, mirror_to_both, 0, seeds);
     tcase_add_loop_test(tc, mirror_of_large_granules, 0, seeds);
