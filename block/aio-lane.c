@@ -1,11 +1,12 @@
 /*
- * Small writes into the page cache.  Most file systems refuse to do these without waiting (for a
- * journal, for room in the cache), so that io_uring gives each to a kernel thread: waking that
- * thread, and being woken by it, takes longer than the copy.  Here one worker thread takes all that
- * a file's loops have for it and tells of them together.  Nothing is lost by going one after
- * another: the inode's lock lets nobody write beside another anyway.  A loop that serves a guest
- * never waits for the file system; one that serves remote clients only may do so for a moment
- * (loop_set_patient).
+ * Small writes into the page cache, of loops that serve remote clients only (loop_set_patient).  Most
+ * file systems refuse to do these without waiting (for a journal, for room in the cache), so that
+ * io_uring gives each to a kernel thread: waking it, and being woken by it, takes longer than the
+ * copy.  Such a loop writes itself while that is quick.  Else one worker thread takes all that a
+ * file's loops have for it and tells of them together.  Nothing is lost by going one after another:
+ * the inode's lock lets nobody write beside another anyway.
+ *
+ * Other loops never wait for the file system: what a guest asks of another disk must go on.
  *
  * File systems that can write without waiting are left to io_uring, which does it in the loop.
  */
@@ -131,8 +132,7 @@ static bool add(AioLane *lane, AioLaneWrite *write)
 }
 
 /*
- * A patient loop writes itself while that is quick: no thread is woken.  What can hold such a write
- * up is a cache full of dirty pages (200 ms at a time), a journal that is being committed, a page
+ * In the loop itself, while that is quick: no thread is woken.  What can hold such a write up is a cache full of dirty pages (200 ms at a time), a journal that is being committed, a page
  * that has to be read first.  Then the worker writes for a time in proportion, so that other
  * requests of the loop's clients lose no more than a fiftieth of their time by it.
  */
@@ -141,8 +141,7 @@ static bool write_here(AioLane *lane, AioLaneWrite *write)
     int64_t began, took;
     bool slow;
 
-    if (!loop_is_patient(co_loop(write->co)) ||
-        __atomic_load_n(&lane->newest, __ATOMIC_RELAXED) != LANE_IDLE)
+    if (__atomic_load_n(&lane->newest, __ATOMIC_RELAXED) != LANE_IDLE)
         return false;
     began = loop_clock_ns();
     if (began < __atomic_load_n(&lane->here_again_ns, __ATOMIC_RELAXED))

@@ -6,8 +6,8 @@
  *   threads   each request is a system call of a worker thread; works everywhere
  *
  * An engine has no state in the node, so a node works from any number of loops at once.  Small
- * writes into the page cache go by a lane of the file instead (aio-lane.c), if nobody asked for an
- * engine.
+ * writes into the page cache go by a lane of the file instead (aio-lane.c), in patient loops and if
+ * nobody asked for an engine.
  */
 #pragma once
 #include <sys/uio.h>
@@ -64,7 +64,7 @@ int64_t co_fn aio_lane_write(const AioFile *file, uint64_t offset, const struct 
                              int iovcnt);
 static inline bool aio_has_lane(const AioFile *file, uint64_t bytes)
 {
-    return file->lane && bytes <= AIO_LANE_BYTES &&
+    return file->lane && bytes <= AIO_LANE_BYTES && loop_is_patient(loop_current()) &&
            __atomic_load_n(&file->lane->use, __ATOMIC_RELAXED) != AIO_LANE_NEVER && !sched_on();
 }
 

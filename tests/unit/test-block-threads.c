@@ -20,6 +20,7 @@ struct Work {
     BlockUser *user;
     Loop *loop;
     GThread *thread;
+    bool patient;
     unsigned running;
     uint64_t rounds;               /* atomic */
     Part parts[COROUTINES];
@@ -49,6 +50,7 @@ static void start_parts(void *opaque)
 {
     Work *work = opaque;
 
+    loop_set_patient(work->loop, work->patient);
     work->running = COROUTINES;
     for (unsigned i = 0; i < COROUTINES; i++)
         co_start(run_part, &work->parts[i]);
@@ -63,11 +65,12 @@ static gpointer run_loop(gpointer opaque)
     return NULL;
 }
 
-static Work *start_work(BlockUser *user, unsigned thread)
+static Work *start_work(BlockUser *user, unsigned thread, bool patient)
 {
     Work *work = g_new0(Work, 1);
 
     work->user = user;
+    work->patient = patient;
     work->loop = loop_new("test", NULL);
     ck_assert_ptr_nonnull(work->loop);
     for (unsigned i = 0; i < COROUTINES; i++)
@@ -90,7 +93,7 @@ static const struct {
     bool direct;
 } setups[] = { { ",file.aio=threads", true }, { ",file.aio=io_uring", false },
                { ",file.aio=io_uring", true }, { ",file.aio=native", true },
-               { "", false } };            /* as it comes: with the file's lane */
+               { "", false } };            /* as it comes, in patient loops: by lanes */
 
 START_TEST(loops_share_a_node)
 {
@@ -117,7 +120,7 @@ START_TEST(loops_share_a_node)
     user = block_user_new(node, "loops", BLOCK_PERM_READ | BLOCK_PERM_WRITE, BLOCK_PERM_ALL, &error);
     assert_no_error(error);
     for (unsigned i = 0; i < THREADS; i++)
-        works[i] = start_work(user, i);
+        works[i] = start_work(user, i, !*setups[_i].engine);
     while (rounds(works) < all / 2) {
         uint64_t before, after;
 
