@@ -554,6 +554,19 @@ static int co_fn change_layout(Writer *w, GError **error)
     return 0;
 }
 
+/* A power cut between two steps has left a gap.  As long as what is behind it is far away, there may be no
+ * room for a journal's marks. */
+static bool close_gap(Writer *w)
+{
+    Walk walker;
+
+    walk_start(&walker, &w->old);
+    while (ld_be32(w->old.data) == QCOW2_MAGIC && walk(&walker))
+        if (walker.type == QCOW2_EXT_GAP)
+            return try_layout(w, 0, true) || try_layout(w, 0, false);
+    return false;
+}
+
 static int co_fn write_header(Writer *w, GError **error)
 {
     int ret = qcow2_meta_read(w->s, 0, w->old.data, w->old.size, "header", error);
@@ -561,7 +574,7 @@ static int co_fn write_header(Writer *w, GError **error)
     if (ret < 0)
         return ret;
     find_spans(&w->old);
-    return keep_layout(w) ? take_step(w, error) : change_layout(w, error);
+    return close_gap(w) || keep_layout(w) ? take_step(w, error) : change_layout(w, error);
 }
 
 static int co_fn write_all(Qcow2 *s, bool alone, GError **error)
