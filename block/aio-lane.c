@@ -132,9 +132,10 @@ static bool add(AioLane *lane, AioLaneWrite *write)
 }
 
 /*
- * In the loop itself, while that is quick: no thread is woken.  What can hold such a write up is a cache full of dirty pages (200 ms at a time), a journal that is being committed, a page
- * that has to be read first.  Then the worker writes for a time in proportion, so that other
- * requests of the loop's clients lose no more than a fiftieth of their time by it.
+ * In the loop itself, while that is quick: no thread is woken.  What can hold such a write up is a
+ * cache full of dirty pages (200 ms at a time), a journal that is being committed, a page that has to
+ * be read first.  Then the worker writes for a time in proportion, so that other requests of the
+ * loop's clients lose no more than a fiftieth of their time by it.
  */
 static bool write_here(AioLane *lane, AioLaneWrite *write)
 {

@@ -126,7 +126,8 @@ static bool co_fn prepare(const GPtrArray *all, Reopen *r, GError **error)
     r->with = (BlockReopen){ .read_only = r->config.read_only, .direct = r->config.direct,
                              .no_flush = r->config.no_flush, .options = r->rest,
                              .auto_read_only = r->config.auto_read_only };
-    if (!check_writers(all, r, error) || ((!driver->reopen_prepare || driver->is_filter) && !check_plain(all, r, error)) ||
+    if (!check_writers(all, r, error) ||
+        ((!driver->reopen_prepare || driver->is_filter) && !check_plain(all, r, error)) ||
         !flush(r->node, error))
         return false;
     if (driver->reopen_prepare && !driver->reopen_prepare(r->node, &r->with, error))

@@ -103,19 +103,25 @@ static void co_fn wait_for(BlockNode *node, BlockWrite *other)
     pthread_mutex_lock(&node->track_lock);
 }
 
+/* Under the lock, which is dropped meanwhile. */
+static void co_fn wait_for_turn(BlockNode *node, const BlockWrite *write)
+{
+    BlockWrite *other;
+
+    while ((other = earlier_conflict(write)))
+        wait_for(node, other);
+}
+
 /* Puts the request in the list and waits for its turn. */
 void co_fn block_write_enter(BlockNode *node, BlockWrite *write, uint64_t offset, uint64_t bytes,
                              bool serialising)
 {
-    BlockWrite *other;
-
     init(node, write, offset, bytes, serialising);
     pthread_mutex_lock(&node->track_lock);
     if (serialising)
         __atomic_fetch_add(&node->rmw_mode, 1, __ATOMIC_SEQ_CST);
     append(node, write);
-    while ((other = earlier_conflict(write)))
-        wait_for(node, other);
+    wait_for_turn(node, write);
     pthread_mutex_unlock(&node->track_lock);
     if (serialising)
         wait_for_fast_writers(node);
@@ -141,8 +147,7 @@ void co_fn block_write_enter_free(BlockNode *node, BlockWrite *write, uint64_t o
         wait_for(node, other);
     }
     append(node, write);
-    while ((other = earlier_conflict(write)))
-        wait_for(node, other);
+    wait_for_turn(node, write);
     pthread_mutex_unlock(&node->track_lock);
 }
 

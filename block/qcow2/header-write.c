@@ -563,7 +563,7 @@ static bool close_gap(Writer *w)
     walk_start(&walker, &w->old);
     while (ld_be32(w->old.data) == QCOW2_MAGIC && walk(&walker))
         if (walker.type == QCOW2_EXT_GAP)
-            return try_layout(w, 0, true) || try_layout(w, 0, false);
+            return choose(w, false);
     return false;
 }
 
