@@ -68,26 +68,20 @@ static void info_registers(Hmp *h, GError **error)
 
 /* ---- block ---- */
 
-static const char *member(json_object *object, const char *name)
-{
-    json_object *value;
-    return json_object_object_get_ex(object, name, &value) ? json_object_get_string(value) : NULL;
-}
-
 static void print_disk(Hmp *h, json_object *disk)
 {
     json_object *inserted = NULL;
-    const char *device = member(disk, "device"), *qdev = member(disk, "qdev");
+    const char *device = json_get_str(disk, "device"), *qdev = json_get_str(disk, "qdev");
     json_object_object_get_ex(disk, "inserted", &inserted);
-    const char *node = member(inserted, "node-name");
+    const char *node = json_get_str(inserted, "node-name");
     hmp_print(h, "%s", device && *device ? device : qdev ? qdev : node ? node : "?");
     if (!inserted) {
         hmp_print(h, ": [not inserted]\n");
         return;
     }
-    hmp_print(h, " (%s): %s (%s%s)\n", node ? node : "", member(inserted, "file"),
-              member(inserted, "drv"),
-              !g_strcmp0(member(inserted, "ro"), "true") ? ", read-only" : "");
+    hmp_print(h, " (%s): %s (%s%s)\n", node ? node : "", json_get_str(inserted, "file"),
+              json_get_str(inserted, "drv"),
+              !g_strcmp0(json_get_str(inserted, "ro"), "true") ? ", read-only" : "");
     if (qdev)
         hmp_print(h, "    Attached to:      %s\n", qdev);
 }
@@ -105,11 +99,11 @@ static void print_stats(Hmp *h, json_object *disk)
                                          "flush_operations", "wr_total_time_ns", "rd_total_time_ns",
                                          "flush_total_time_ns" };
     json_object *stats = NULL;
-    const char *device = member(disk, "device"), *qdev = member(disk, "qdev");
+    const char *device = json_get_str(disk, "device"), *qdev = json_get_str(disk, "qdev");
     json_object_object_get_ex(disk, "stats", &stats);
-    hmp_print(h, "%s:", device && *device ? device : qdev ? qdev : member(disk, "node-name"));
+    hmp_print(h, "%s:", device && *device ? device : qdev ? qdev : json_get_str(disk, "node-name"));
     for (unsigned i = 0; i < G_N_ELEMENTS(shown); i++)
-        hmp_print(h, " %s=%s", shown[i], member(stats, shown[i]));
+        hmp_print(h, " %s=%s", shown[i], json_get_str(stats, shown[i]));
     hmp_print(h, "\n");
 }
 

@@ -29,13 +29,6 @@ static bool co_fn name_backing(BlockNode *image, const char *name, const char *f
     return block_co_set_backing(image, name, name ? format : NULL, error) == 0;
 }
 
-static const char *member(json_object *info, const char *key)
-{
-    json_object *value;
-
-    return info && json_object_object_get_ex(info, key, &value) ? json_object_get_string(value) : NULL;
-}
-
 static bool co_fn change_child(BlockJob *job, BlockNode *image, BlockNode *backing,
                                void co_fn (*release)(BlockJob *job), GError **error)
 {
@@ -61,8 +54,8 @@ static bool co_fn change_backing(BlockJob *job, BlockNode *image, BlockNode *bac
         return false;
     if (change_child(job, image, backing, release, error))
         return true;
-    name_backing(image, member(before, "backing-filename"), member(before, "backing-filename-format"),
-                 NULL);
+    name_backing(image, json_get_str(before, "backing-filename"),
+                 json_get_str(before, "backing-filename-format"), NULL);
     return false;
 }
 

@@ -31,13 +31,6 @@ void ctl_schema_free(CtlSchema *schema)
     g_free(schema);
 }
 
-static const char *member_str(json_object *object, const char *key)
-{
-    json_object *value;
-    return object && json_object_object_get_ex(object, key, &value) ? json_object_get_string(value)
-                                                                    : NULL;
-}
-
 static json_object *find(const CtlSchema *schema, const char *name)
 {
     return name ? g_hash_table_lookup(schema->entries, name) : NULL;
@@ -45,7 +38,7 @@ static json_object *find(const CtlSchema *schema, const char *name)
 
 static bool is_meta(json_object *type, const char *meta)
 {
-    return !g_strcmp0(member_str(type, "meta-type"), meta);
+    return !g_strcmp0(json_get_str(type, "meta-type"), meta);
 }
 
 static json_object *find_command(const CtlSchema *schema, const char *command)
@@ -57,7 +50,7 @@ static json_object *find_command(const CtlSchema *schema, const char *command)
 /* The object type of a command's arguments. */
 static json_object *arguments_of(const CtlSchema *schema, const char *command)
 {
-    return find(schema, member_str(find_command(schema, command), "arg-type"));
+    return find(schema, json_get_str(find_command(schema, command), "arg-type"));
 }
 
 static json_object *array_member(json_object *object, const char *key)
@@ -88,7 +81,7 @@ static bool each_member(const CtlSchema *schema, json_object *type, bool of_vari
     json_object *variants = array_member(type, "variants");
     for (size_t i = 0; !of_variant && i < length_of(variants); i++) {
         json_object *variant = json_object_array_get_idx(variants, i);
-        if (each_member(schema, find(schema, member_str(variant, "type")), true, fn, opaque))
+        if (each_member(schema, find(schema, json_get_str(variant, "type")), true, fn, opaque))
             return true;
     }
     return false;
@@ -103,9 +96,9 @@ typedef struct Search {
 static bool match_member(json_object *member, bool of_variant, void *opaque)
 {
     Search *search = opaque;
-    if (g_strcmp0(member_str(member, "name"), search->name))
+    if (g_strcmp0(json_get_str(member, "name"), search->name))
         return false;
-    search->found = find(search->schema, member_str(member, "type"));
+    search->found = find(search->schema, json_get_str(member, "type"));
     return true;
 }
 
@@ -113,7 +106,7 @@ static bool match_member(json_object *member, bool of_variant, void *opaque)
 static json_object *step(const CtlSchema *schema, json_object *type, const char *part)
 {
     if (is_meta(type, "array"))
-        return find(schema, member_str(type, "element-type"));
+        return find(schema, json_get_str(type, "element-type"));
     if (!is_meta(type, "object"))
         return NULL;
     Search search = { part, NULL, schema };
@@ -155,7 +148,7 @@ static bool typed_value(json_object *type, const char *key, const char *text, js
 {
     g_autofree char *what = g_strdup_printf("argument '%s'", key);
     g_autoptr(json_object) raw = json_object_new_string(text);
-    const char *json_type = is_meta(type, "builtin") ? member_str(type, "json-type") : NULL;
+    const char *json_type = is_meta(type, "builtin") ? json_get_str(type, "json-type") : NULL;
     if (is_meta(type, "enum") || !g_strcmp0(json_type, "string")) {
         *ret = g_steal_pointer(&raw);
         return true;
@@ -314,7 +307,7 @@ char **ctl_schema_commands(const CtlSchema *schema)
     for (size_t i = 0; i < length_of(schema->info); i++) {
         json_object *entry = json_object_array_get_idx(schema->info, i);
         if (is_meta(entry, "command"))
-            g_ptr_array_add(names, g_strdup(member_str(entry, "name")));
+            g_ptr_array_add(names, g_strdup(json_get_str(entry, "name")));
     }
     return end_names(names);
 }
@@ -322,7 +315,7 @@ char **ctl_schema_commands(const CtlSchema *schema)
 static bool collect_name(json_object *member, bool of_variant, void *opaque)
 {
     GPtrArray *names = opaque;
-    const char *name = member_str(member, "name");
+    const char *name = json_get_str(member, "name");
     for (unsigned i = 0; i < names->len; i++) {
         if (!g_strcmp0(names->pdata[i], name))
             return false;
@@ -341,7 +334,7 @@ char **ctl_schema_argument_names(const CtlSchema *schema, const char *command)
 static const char *word_of(json_object *value)
 {
     return json_object_is_type(value, json_type_string) ? json_object_get_string(value)
-                                                        : member_str(value, "name");
+                                                        : json_get_str(value, "name");
 }
 
 /* An enum has "members" with names, and "values" with words for older clients. */
@@ -362,7 +355,7 @@ char **ctl_schema_argument_values(const CtlSchema *schema, const char *command, 
     json_object *type = type_of_key(schema, command, key);
     if (is_meta(type, "enum"))
         return enum_words(type);
-    return !g_strcmp0(member_str(type, "json-type"), "boolean") ? g_strdupv((char **)switches)
+    return !g_strcmp0(json_get_str(type, "json-type"), "boolean") ? g_strdupv((char **)switches)
                                                                  : NULL;
 }
 
@@ -373,7 +366,7 @@ static char *type_words(const CtlSchema *schema, json_object *type)
         return g_strv_length(words) <= 6 ? g_strjoinv("|", words) : g_strdup("WORD");
     }
     if (is_meta(type, "builtin"))
-        return g_ascii_strup(member_str(type, "json-type"), -1);
+        return g_ascii_strup(json_get_str(type, "json-type"), -1);
     return g_strdup(is_meta(type, "array") ? "[…]" : is_meta(type, "object") ? "{…}" : "VALUE");
 }
 
@@ -387,9 +380,9 @@ static bool add_usage(json_object *member, bool of_variant, void *opaque)
     Usage *usage = opaque;
     bool optional = of_variant || json_object_object_get_ex(member, "default", NULL);
     g_autofree char *words = type_words(usage->schema,
-                                        find(usage->schema, member_str(member, "type")));
+                                        find(usage->schema, json_get_str(member, "type")));
     g_string_append_printf(usage->text, optional ? "%s[%s=%s]" : "%s%s=%s",
-                           usage->text->len ? " " : "", member_str(member, "name"), words);
+                           usage->text->len ? " " : "", json_get_str(member, "name"), words);
     return false;
 }
 

@@ -30,13 +30,6 @@ static void link_free(gpointer data)
     g_free(link);
 }
 
-static const char *str_member(json_object *obj, const char *key)
-{
-    json_object *value;
-
-    return json_object_object_get_ex(obj, key, &value) ? json_object_get_string(value) : NULL;
-}
-
 /* The image's own name for what is below it, without opening that. */
 static bool look_below(Img *img, const Link *link, Link **ret_below, GError **error)
 {
@@ -52,10 +45,10 @@ static bool look_below(Img *img, const Link *link, Link **ret_below, GError **er
     img_close(&image);
     if (!info)
         return false;
-    if (str_member(info, "full-backing-filename")) {
+    if (json_get_str(info, "full-backing-filename")) {
         *ret_below = g_new0(Link, 1);
-        (*ret_below)->name = g_strdup(str_member(info, "full-backing-filename"));
-        (*ret_below)->format = g_strdup(str_member(info, "backing-filename-format"));
+        (*ret_below)->name = g_strdup(json_get_str(info, "full-backing-filename"));
+        (*ret_below)->format = g_strdup(json_get_str(info, "backing-filename-format"));
     }
     return true;
 }

@@ -3,13 +3,6 @@
 #include <string.h>
 #include "src/tools/img.h"
 
-static const char *str_member(json_object *obj, const char *key)
-{
-    json_object *value;
-
-    return json_object_object_get_ex(obj, key, &value) ? json_object_get_string(value) : NULL;
-}
-
 static bool bool_member(json_object *obj, const char *key)
 {
     json_object *value;
@@ -52,9 +45,9 @@ static void print_specific(json_object *value, unsigned depth)
 
 static void print_backing(json_object *info)
 {
-    const char *name = str_member(info, "backing-filename");
-    const char *full = str_member(info, "full-backing-filename");
-    const char *format = str_member(info, "backing-filename-format");
+    const char *name = json_get_str(info, "backing-filename");
+    const char *full = json_get_str(info, "full-backing-filename");
+    const char *format = json_get_str(info, "backing-filename-format");
 
     if (!name)
         return;
@@ -79,7 +72,7 @@ static void print_info(BlockNode *node, json_object *info)
                ? img_size_text(json_object_get_int64(member))
                : g_strdup("unavailable");
     printf("image: %s\nfile format: %s\nvirtual size: %s (%" PRId64 " bytes)\ndisk size: %s\n",
-           str_member(info, "filename"), str_member(info, "format"), virtual, size, disk);
+           json_get_str(info, "filename"), json_get_str(info, "format"), virtual, size, disk);
     if (bool_member(info, "encrypted"))
         printf("encrypted: yes\n");
     if (json_object_object_get_ex(info, "cluster-size", &member))
@@ -136,13 +129,13 @@ static bool all_infos(Img *img, json_object *list, GError **error)
             return false;
         json_object_array_add(list, info);
         how.flags &= ~IMG_IS_OPTIONS;
-        how.format = str_member(info, "backing-filename-format");
-        how.name = str_member(info, "full-backing-filename");
+        how.format = json_get_str(info, "backing-filename-format");
+        how.name = json_get_str(info, "full-backing-filename");
         if (!img_has(img, IMG_BACKING_CHAIN))
             return true;
-        if (!how.name && str_member(info, "backing-filename"))
+        if (!how.name && json_get_str(info, "backing-filename"))
             return fail(error, ERR_NOT_FOUND, "Could not determine the backing file name of '%s'",
-                        str_member(info, "filename"));
+                        json_get_str(info, "filename"));
     }
     return true;
 }
