@@ -173,6 +173,12 @@ static void co_fn dismiss(BlockJob *job)
     job_unref(job);
 }
 
+void block_job_free_users(BlockJob *job)
+{
+    while (job->users->len)
+        block_user_free(g_ptr_array_steal_index(job->users, job->users->len - 1));
+}
+
 static void co_fn conclude(BlockJob *job, bool ok, bool silent)
 {
     if (ok && job->type->commit)
@@ -181,8 +187,7 @@ static void co_fn conclude(BlockJob *job, bool ok, bool silent)
         job->type->abort(job);
     if (job->type->clean)
         job->type->clean(job);
-    while (job->users->len)
-        block_user_free(g_ptr_array_steal_index(job->users, job->users->len - 1));
+    block_job_free_users(job);
     if (!silent)
         emit_block_event(job, job->cancelled ? "BLOCK_JOB_CANCELLED" : "BLOCK_JOB_COMPLETED",
                          !job->cancelled);
@@ -299,7 +304,7 @@ static void co_fn job_main(void *opaque)
     job_ref(job);
     group->refs++;
     block_graph_begin(job->graph);
-    co_sleep_ns(0);                        /* requests that were held while it was made go first */
+    co_pause();                            /* requests that were held while it was made go first */
     job->ok = job->type->run(job, &job->error) && !job->cancelled;
     job->ended = true;
     job->busy = false;
@@ -335,7 +340,7 @@ void block_job_abandon(BlockJob *job)
 
 typedef struct Launch {
     const BlockJobType *type;
-    BlockNode *node;
+    BlockGraph *graph;
     const BlockJobConfig *config;
     BlockJobSetUp *set_up;
     const void *args;
@@ -346,21 +351,50 @@ static bool co_fn make(void *opaque, GError **error)
 {
     Launch *launch = opaque;
 
-    launch->job = block_job_new(launch->type, launch->node->graph, launch->config, NULL, error);
+    launch->job = block_job_new(launch->type, launch->graph, launch->config, NULL, error);
     return launch->job && launch->set_up(launch->job, launch->args, error);
+}
+
+static bool start_made(const Launch *launch, bool ok)
+{
+    if (ok)
+        block_job_start(launch->job);
+    else if (launch->job)
+        block_job_abandon(launch->job);
+    return ok;
 }
 
 bool block_job_launch(const BlockJobType *type, BlockNode *node, const BlockJobConfig *config,
                       BlockJobSetUp *set_up, const void *args, GError **error)
 {
-    Launch launch = { type, node, config, set_up, args, NULL };
-    bool ok = block_change(node->graph, node, make, &launch, error);
+    Launch launch = { type, node->graph, config, set_up, args, NULL };
 
-    if (ok)
-        block_job_start(launch.job);
-    else if (launch.job)
-        block_job_abandon(launch.job);
-    return ok;
+    return start_made(&launch, block_change(node->graph, node, make, &launch, error));
+}
+
+typedef struct Beside {
+    Launch launch;
+    GError **error;
+    bool ok;
+} Beside;
+
+static void co_fn make_beside(void *opaque)
+{
+    Beside *beside = opaque;
+    CoMutex *lock = &beside->launch.graph->change_lock;
+
+    co_mutex_lock(lock);
+    beside->ok = make(&beside->launch, beside->error);
+    co_mutex_unlock(lock);
+}
+
+bool block_job_launch_beside(const BlockJobType *type, BlockGraph *graph, const BlockJobConfig *config,
+                             BlockJobSetUp *set_up, const void *args, GError **error)
+{
+    Beside beside = { { type, graph, config, set_up, args, NULL }, error, false };
+
+    co_run_sync(make_beside, &beside);
+    return start_made(&beside.launch, beside.ok);
 }
 
 /* For the work. */

@@ -82,11 +82,16 @@ void block_job_start(BlockJob *job);
 typedef bool co_fn BlockJobSetUp(BlockJob *job, const void *args, GError **error);
 bool block_job_launch(const BlockJobType *type, BlockNode *node, const BlockJobConfig *config,
                       BlockJobSetUp *set_up, const void *args, GError **error);
+/* The same for a job that changes nothing in the graph: nobody is held. */
+bool block_job_launch_beside(const BlockJobType *type, BlockGraph *graph, const BlockJobConfig *config,
+                             BlockJobSetUp *set_up, const void *args, GError **error);
 /* Undoes block_job_new: the job was not started, and is gone. */
 void block_job_abandon(BlockJob *job);
 /* A user of the job's; goes with it. */
 BlockUser *block_job_use(BlockJob *job, BlockNode *node, unsigned perm, unsigned shared,
                          GError **error);
+/* All of them go now: for a @type->clean that needs its nodes to be without them. */
+void block_job_free_users(BlockJob *job);
 
 BlockJobGroup *block_job_group_new(void);
 void block_job_group_unref(BlockJobGroup *group);           /* the jobs in it keep it */

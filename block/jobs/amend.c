@@ -30,8 +30,7 @@ static void co_fn amend_clean(BlockJob *job)
 {
     Amend *a = (Amend *)job;
 
-    while (job->users->len)
-        block_user_free(g_ptr_array_steal_index(job->users, job->users->len - 1));
+    block_job_free_users(job);
     block_node_put(a->node);
     json_object_put(a->options);
 }
@@ -45,75 +44,59 @@ static const BlockJobType amend_type = {
 
 /* Starting. */
 
-typedef struct AmendStart {
-    BlockGraph *graph;
+typedef struct AmendArgs {
     BlockNode *node;
-    BlockJobConfig config;
-    json_object *options;
+    json_object *options;                  /* without "driver" */
     bool force;
-    GError **error;
-    BlockJob *job;
-} AmendStart;
+} AmendArgs;
 
-static bool parse(json_object *data, AmendStart *start, GError **error)
+static bool parse(BlockGraph *graph, json_object *data, AmendArgs *args, const char **id,
+                  GError **error)
 {
     const char *name = NULL, *driver = NULL;
     json_object *options = NULL;
 
     json_object_object_get_ex(data, "options", &options);
-    if (!options_get_str(data, "job-id", &start->config.id, error) ||
+    if (!options_get_str(data, "job-id", id, error) ||
         !options_get_str(data, "node-name", &name, error) ||
-        !options_get_bool(data, "force", &start->force, error) ||
+        !options_get_bool(data, "force", &args->force, error) ||
         !options_get_str(options, "driver", &driver, error))
         return false;
-    start->node = block_node_lookup(start->graph, NULL, name, error);
-    if (!start->node)
+    args->node = block_node_lookup(graph, NULL, name, error);
+    if (!args->node)
         return false;
-    if (strcmp(start->node->driver->name, driver))
+    if (strcmp(args->node->driver->name, driver))
         return fail(error, ERR_INVALID_PARAMETER,
                     "x-blockdev-amend doesn't support changing the block driver");
-    if (!start->node->driver->image || !start->node->driver->image->co_amend)
+    if (!args->node->driver->image || !args->node->driver->image->co_amend)
         return fail(error, ERR_UNSUPPORTED, "Driver does not support x-blockdev-amend");
-    if (block_node_read_only(start->node))
+    if (block_node_read_only(args->node))
         return fail(error, ERR_PERMISSION, "Node '%s' is read-only", name);
-    json_object_deep_copy(options, &start->options, NULL);
-    json_object_object_del(start->options, "driver");
+    json_object_deep_copy(options, &args->options, NULL);
+    json_object_object_del(args->options, "driver");
     return true;
 }
 
-static void co_fn start_run(void *opaque)
+static bool co_fn set_up(BlockJob *job, const void *opaque, GError **error)
 {
-    AmendStart *start = opaque;
-    BlockJob *job;
-    Amend *a;
+    const AmendArgs *args = opaque;
+    Amend *a = (Amend *)job;
 
-    co_mutex_lock(&start->graph->change_lock);
-    job = block_job_new(&amend_type, start->graph, &start->config, NULL, start->error);
-    a = (Amend *)job;
-    if (job) {
-        a->node = block_node_get(start->node);
-        a->options = json_object_get(start->options);
-        a->force = start->force;
-        a->user = block_job_use(job, a->node, 0, BLOCK_PERM_ALL, start->error);
-        if (a->user)
-            start->job = job;
-        else
-            block_job_abandon(job);
-    }
-    co_mutex_unlock(&start->graph->change_lock);
+    a->node = block_node_get(args->node);
+    a->options = json_object_get(args->options);
+    a->force = args->force;
+    a->user = block_job_use(job, a->node, 0, BLOCK_PERM_ALL, error);
+    return a->user != NULL;
 }
 
 bool block_amend_job(BlockGraph *graph, json_object *data, GError **error)
 {
     /* It stays until it is dismissed: what went wrong is asked for afterwards. */
-    AmendStart start = { .graph = graph, .error = error,
-                         .config = { .auto_finalize = true, .auto_dismiss = false } };
+    BlockJobConfig config = { .auto_finalize = true, .auto_dismiss = false };
+    AmendArgs args = { NULL };
+    bool ok = parse(graph, data, &args, &config.id, error) &&
+              block_job_launch_beside(&amend_type, graph, &config, set_up, &args, error);
 
-    if (!parse(data, &start, error))
-        return false;
-    co_run_sync(start_run, &start);
-    json_object_put(start.options);
-    if (start.job)
-        block_job_start(start.job);
-    return start.job != NULL;
+    json_object_put(args.options);
+    return ok;
 }

@@ -114,8 +114,7 @@ static void co_fn end_claim(BlockJob *job)
 {
     Commit *c = (Commit *)job;
 
-    while (c->job.users->len)
-        block_user_free(g_ptr_array_steal_index(c->job.users, c->job.users->len - 1));
+    block_job_free_users(job);
     if (c->claimed)
         block_chain_release(c->top, c->base);
     c->claimed = false;

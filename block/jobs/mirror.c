@@ -226,7 +226,7 @@ static void co_fn write_both(Mirror *m)
     quiesce = block_quiesce(m->job.graph, m->source, m);
     block_mirror_filter_activate(m->filter, m->target, m->dirty);
     block_resume(quiesce);
-    co_sleep_ns(0);                        /* who was held goes first */
+    co_pause();                            /* who was held goes first */
 }
 
 /* Until both sides are alike, and nobody writes: then the users above are held.  A guest that discards
@@ -311,8 +311,7 @@ static void co_fn mirror_clean(BlockJob *job)
             block_node_remove_filter(m->filter, NULL);
     }
     block_bitmap_free(m->dirty);
-    while (job->users->len)
-        block_user_free(g_ptr_array_steal_index(job->users, job->users->len - 1));
+    block_job_free_users(job);
     end_commit(m);
     block_resume(m->quiesce);
     block_node_put(m->filter);

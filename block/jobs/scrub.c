@@ -72,8 +72,7 @@ static void co_fn scrub_clean(BlockJob *job)
 {
     Scrub *s = (Scrub *)job;
 
-    while (job->users->len)
-        block_user_free(g_ptr_array_steal_index(job->users, job->users->len - 1));
+    block_job_free_users(job);
     block_node_put(s->node);
     s->node = NULL;
 }
@@ -124,57 +123,40 @@ static bool parse(json_object *data, BlockJobConfig *config, const char *fallbac
     return true;
 }
 
-typedef struct ScrubStart {
-    BlockGraph *graph;
+typedef struct ScrubArgs {
     BlockNode *node;
-    const BlockJobConfig *config;
     json_object *plan;
-    GError **error;
-    BlockJob *job;
-} ScrubStart;
+} ScrubArgs;
 
-static void co_fn start_run(void *opaque)
+static bool co_fn set_up(BlockJob *job, const void *opaque, GError **error)
 {
-    ScrubStart *start = opaque;
-    BlockJob *job;
-    Scrub *s;
+    const ScrubArgs *args = opaque;
+    Scrub *s = (Scrub *)job;
 
-    co_mutex_lock(&start->graph->change_lock);
-    job = block_job_new(&scrub_type, start->graph, start->config, NULL, start->error);
-    s = (Scrub *)job;
-    if (job) {
-        s->node = block_node_get(start->node);
-        s->plan = json_object_get(start->plan);
-        s->user = block_job_use(job, s->node, 0, BLOCK_PERM_ALL & ~BLOCK_PERM_RESIZE, start->error);
-        if (s->user)
-            start->job = job;
-        else
-            block_job_abandon(job);
-    }
-    co_mutex_unlock(&start->graph->change_lock);
+    s->node = block_node_get(args->node);
+    s->plan = json_object_get(args->plan);
+    s->user = block_job_use(job, s->node, 0, BLOCK_PERM_ALL & ~BLOCK_PERM_RESIZE, error);
+    return s->user != NULL;
 }
 
 bool block_scrub(BlockGraph *graph, json_object *data, GError **error)
 {
     const char *name = NULL;
     BlockJobConfig config;
-    ScrubStart start = { .graph = graph, .config = &config, .error = error };
+    ScrubArgs args = { NULL };
     BlockNode *device;
 
     if (!options_get_str(data, "device", &name, error) ||
-        !parse(data, &config, block_drive_find(graph, name) ? name : NULL, &start.plan, error))
+        !parse(data, &config, block_drive_find(graph, name) ? name : NULL, &args.plan, error))
         return false;
     device = block_node_lookup(graph, name, name, error);
     if (!device)
         return false;
-    start.node = block_node_skip_filters(device);
-    if (!start.node->driver->image || !start.node->driver->image->co_scrub)
+    args.node = block_node_skip_filters(device);
+    if (!args.node->driver->image || !args.node->driver->image->co_scrub)
         return fail(error, ERR_UNSUPPORTED, "block driver '%s' cannot be scrubbed",
-                    start.node->driver->name);
-    co_run_sync(start_run, &start);
-    if (start.job)
-        block_job_start(start.job);
-    return start.job != NULL;
+                    args.node->driver->name);
+    return block_job_launch_beside(&scrub_type, graph, &config, set_up, &args, error);
 }
 
 json_object *block_scrub_result(BlockGraph *graph, const char *id, GError **error)

@@ -168,8 +168,7 @@ static void co_fn stream_clean(BlockJob *job)
 
     stop_ordering(s);
     block_resume(quiesce);
-    while (job->users->len)
-        block_user_free(g_ptr_array_steal_index(job->users, job->users->len - 1));
+    block_job_free_users(job);
     block_node_put(s->image);
     block_node_put(s->base);
     g_clear_error(&s->error);
