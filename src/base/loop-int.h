@@ -45,7 +45,7 @@ struct LoopPoll {
 typedef enum WaitKind { WAIT_USER, WAIT_IO, WAIT_KINDS } WaitKind;
 typedef struct Polling {
     int64_t ns;                /* how long a turn polls before it sleeps; adapts */
-    unsigned misses, pause;    /* see adapt() */
+    unsigned misses, pause, next_pause;    /* see adapt() */
 } Polling;
 
 typedef struct Completion {
@@ -84,7 +84,7 @@ struct Loop {
     int ring_errno;
     struct io_uring ring;
     unsigned in_flight;        /* entries of loop_uring_sqe not completed yet */
-    unsigned other_io;         /* loop_count_io */
+    int other_io;              /* loop_count_io */
     unsigned batch_max;        /* entries that may wait for the turn's end; 0: as many as fit */
     GArray *stash;             /* of Completion: taken out of the ring, not yet told */
     GQueue poll_reqs;          /* in flight */

@@ -446,18 +446,23 @@ static int64_t poll_limit(const Loop *loop, WaitKind kind)
 /*
  * @ns: from the turn's begin until something was there.  After a sleep that holds the time to wake up,
  * too (WAKE_NS): what looks a little too long may be in reach of polling, so it is tried.  When more
- * than a third of the polls are in vain, polling rests for PAUSE_TURNS sleeps.  One long wait says that
- * the users are idle, which ends polling at once; of a request it says nothing about the next.
+ * than a third of the polls are in vain, polling rests for PAUSE_TURNS sleeps, and for twice as many
+ * each time that it comes to nothing again: whoever is waited for may need this very processor.  One
+ * long wait says that the users are idle, which ends polling at once; of a request it says nothing
+ * about the next.
  */
 static void adapt(Loop *loop, WaitKind kind, int64_t ns)
 {
-    enum { WAKE_NS = 30000, MISS = 2, MISSES_MAX = 16, PAUSE_TURNS = 256 };
+    enum { WAKE_NS = 30000, MISS = 2, MISSES_MAX = 16, PAUSE_TURNS = 256, PAUSE_MAX = 8192 };
     Polling *p = &loop->polling[kind];
     int64_t limit = poll_limit(loop, kind);
     bool in_reach = ns <= limit + WAKE_NS;
 
     if (ns <= p->ns) {
-        p->misses -= p->misses > 0;
+        if (p->misses)
+            p->misses--;
+        else if (p->next_pause)
+            p->next_pause--;
     } else if (!in_reach && (kind == WAIT_USER || !p->ns)) {
         p->ns = loop->poll_params.shrink > 0 ? p->ns / loop->poll_params.shrink : 0;
     } else if (p->pause) {
@@ -467,7 +472,9 @@ static void adapt(Loop *loop, WaitKind kind, int64_t ns)
         bool small = p->ns < limit / factor;
         p->ns = MIN(!p->ns ? POLL_FIRST_NS : small ? p->ns * factor : limit, limit);
     } else if ((p->misses += MISS) >= MISSES_MAX) {
-        *p = (Polling){ .pause = PAUSE_TURNS };
+        unsigned pause = CLAMP(p->next_pause, PAUSE_TURNS, PAUSE_MAX);
+
+        *p = (Polling){ .pause = pause, .next_pause = 2 * pause };
     }
 }
 
@@ -479,8 +486,8 @@ bool ring_wait(Loop *loop, bool may_block)
     if (sched_on())
         ring_settle(loop);
     int64_t timeout = may_block && !loop_has_work(loop) ? loop_timeout_ns(loop) : 0;
-    bool adaptive = timeout != 0 && loop->polls->len && loop->poll_params.max_ns > 0;
-    WaitKind kind = loop->in_flight || loop->other_io ? WAIT_IO : WAIT_USER;
+    bool adaptive = timeout != 0 && loop->poll_params.max_ns > 0;
+    WaitKind kind = (int)loop->in_flight + loop->other_io > 0 ? WAIT_IO : WAIT_USER;
     int64_t start = adaptive ? loop_clock_ns() : 0, poll_ns = loop->polling[kind].ns;
     if (timeout > 0)
         poll_ns = MIN(poll_ns, timeout);

@@ -68,7 +68,8 @@ void loop_fd_set_events(LoopFd *watch, unsigned events);
 void loop_fd_remove(LoopFd *watch);    /* also from inside its callback */
 
 /* A busy-poll hook of an iothread: called while the loop polls before it sleeps (poll-max-ns);
- * returns true if it found work (and did it).  Used by virtqueues. */
+ * returns true if it found work (and did it).  Used by virtqueues.  Completions of the ring, and
+ * posted work, need no hook. */
 typedef struct LoopPoll LoopPoll;
 LoopPoll *loop_add_poll(Loop *loop, bool (*fn)(void *opaque), void *opaque);
 void loop_poll_remove(LoopPoll *poll);
@@ -81,7 +82,8 @@ typedef struct LoopPollParams {
     int64_t io_max_ns;                 /* instead of a shorter max_ns while requests are in flight */
 } LoopPollParams;
 void loop_set_poll_params(Loop *loop, LoopPollParams params);
-/* Requests in flight besides those of loop_uring_sqe: @change more (an AIO context's). */
+/* Requests in flight besides those of loop_uring_sqe: @change more (an AIO context's); or fewer: an
+ * entry that waits for a client, not for a disk, is none. */
 void loop_count_io(Loop *loop, int change);
 
 /* Timers, on CLOCK_MONOTONIC in ns.  Embedded; re-arming moves it; a fired timer is idle. */

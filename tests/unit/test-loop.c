@@ -10,7 +10,7 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include "src/base/error.h"
-#include "src/base/loop.h"
+#include "src/base/loop-int.h"
 #include "src/base/util.h"
 #include "tests/test.h"
 
@@ -449,6 +449,42 @@ START_TEST(uring_takes_any_number)
 }
 END_TEST
 
+static void nothing(void *opaque)
+{
+}
+
+/* A receive that waits for a client is no disk's request, and needs no hook to be polled for. */
+START_TEST(waits_for_a_client_poll)
+{
+    Loop *loop = make(_i);
+    unsigned left = 1;
+    Io io = { .cqe.fn = io_done, .left = &left };
+    LoopTimer timer;
+    int pair[2];
+    char byte = 0;
+
+    ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+    loop_set_poll_params(loop, (LoopPollParams){ .max_ns = 1000000000 });
+    io_uring_prep_recv(loop_uring_sqe(loop, &io.cqe), pair[0], &byte, 1, 0);
+    loop_count_io(loop, -1);
+    loop_timer_init(&timer, loop, nothing, NULL);
+    while (!loop->polling[WAIT_USER].ns) {
+        loop_timer_set(&timer, loop_clock_ns() + 100000);
+        loop_iterate(loop, true);
+    }
+    ck_assert_int_eq(loop->polling[WAIT_IO].ns, 0);
+    ck_assert_int_eq(write(pair[1], "x", 1), 1);
+    while (left)
+        loop_iterate(loop, true);
+    loop_count_io(loop, 1);
+    ck_assert_int_eq(byte, 'x');
+    loop_timer_cancel(&timer);
+    close(pair[0]);
+    close(pair[1]);
+    drop(loop);
+}
+END_TEST
+
 static bool find_work(void *opaque)
 {
     Log *log = opaque;
@@ -556,6 +592,7 @@ static void add(TCase *tc)
     tcase_add_loop_test(tc, quit_before_run_is_kept, 0, KINDS);
     tcase_add_loop_test(tc, turns_nest, 0, KINDS);
     tcase_add_loop_test(tc, uring_takes_any_number, 0, KINDS);
+    tcase_add_loop_test(tc, waits_for_a_client_poll, ON_RING, ON_POLL);
     tcase_add_loop_test(tc, poll_hook_is_called, ON_RING, KINDS);
     tcase_add_loop_test(tc, waits_for_io_poll_for_longer, ON_RING, KINDS);
     tcase_add_test(tc, main_loop_drops_the_vm_lock);
