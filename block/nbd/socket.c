@@ -79,6 +79,7 @@ static void received(LoopCqe *cqe, int res)
     NbdSocket *s = container_of(cqe, NbdSocket, receive);
     Coroutine *co = g_steal_pointer(&s->receiver);
 
+    loop_count_io(s->loop, 1);
     s->received = res;
     s->receiving = false;
     co_enter(co);
@@ -93,6 +94,7 @@ static ssize_t co_fn receive_by_ring(NbdSocket *s, void *data, size_t bytes, int
     s->receiving = true;
     sqe = loop_uring_sqe(s->loop, &s->receive);
     io_uring_prep_recv(sqe, s->fd, data, bytes, flags);
+    loop_count_io(s->loop, -1);            /* it waits for the peer */
     while (s->receiving)
         co_yield();
     return s->received;

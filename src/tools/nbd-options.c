@@ -12,7 +12,7 @@
 enum {                                     /* options without a letter */
     OPT_CACHE = 256, OPT_AIO, OPT_DISCARD, OPT_DETECT_ZEROES, OPT_OBJECT, OPT_TLS_CREDS,
     OPT_TLS_AUTHZ, OPT_TLS_HOSTNAME, OPT_IMAGE_OPTS, OPT_FORK, OPT_PID_FILE, OPT_SELINUX,
-    OPT_THREADS, OPT_MAN
+    OPT_THREADS, OPT_POLL, OPT_MAN
 };
 
 static const struct {
@@ -55,6 +55,8 @@ static const struct {
     { OPT_IMAGE_OPTS, "image-opts", NULL, "FILE is a list of block options: driver=qcow2,…" },
     { OPT_THREADS, "threads", "NUM", "threads that serve clients; more than there are processors "
                                      "help nothing" },
+    { OPT_POLL, "poll-max-ns", "NS", "how long a thread looks for the next request before it sleeps "
+                                     "(200000); 0: not at all" },
     { 'h', "help", NULL, "this text" },
     { OPT_MAN, "man-page", NULL, "the manual page, as troff" },
     { 'V', "version", NULL, "the version" },
@@ -197,6 +199,7 @@ static bool take_option(NbdOptions *o, int key, const char *value, GError **erro
     case OPT_FORK: o->fork = true; return true;
     case OPT_PID_FILE: o->pid_file = value; return true;
     case OPT_THREADS: return take_number("--threads", value, 64, &o->threads, error);
+    case OPT_POLL: return take_number("--poll-max-ns", value, 1000000000, &o->poll_max_ns, error);
     case OPT_TLS_HOSTNAME:
         return refuse(error, "--tls-hostname", "the name in the address is checked");
     case OPT_SELINUX:
@@ -259,6 +262,7 @@ NbdAsked nbd_options_parse(NbdOptions *o, int argc, char **argv, GError **error)
     int key;
 
     o->shared = 1;
+    o->poll_max_ns = 200000;
     o->objects = g_ptr_array_new();
     o->bitmaps = g_ptr_array_new();
     make_tables(longs, shorts);

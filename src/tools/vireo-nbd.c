@@ -73,6 +73,7 @@ static bool start_threads(Server *s, json_object *export, GError **error)
 
         put_text(thread, "qom-type", "iothread");
         put_text(thread, "id", id);
+        json_object_object_add(thread, "poll-max-ns", json_object_new_int64(s->options.poll_max_ns));
         object = object_create_user(s->root, thread, error);
         if (!object)
             return false;

@@ -41,7 +41,7 @@ class Program(Case):
 
     def test_a_window(self):
         image = self.image()
-        _, _, uri = self.serve(image, "-f", "raw", "-o", "1M")
+        _, _, uri = self.serve(image, "-f", "raw", "-o", "1M", "--poll-max-ns=0")
         with self.client(uri) as h:
             self.assertEqual(h.get_size(), 3 * MiB)
             self.assertEqual(bytes(h.pread(512, 0)), self.read(image)[MiB:MiB + 512])
@@ -68,7 +68,8 @@ class Program(Case):
                             (["--discard=ignore", "--detect-zeroes=unmap", "-f", "raw", image], "discard"),
                             (["-l", "none", "-f", "raw", image], "snapshot"),
                             (["--cache", "x", image], "cache mode"), (["-f", "raw", "/none"], "/none"),
-                            (["-e", "x", image], "--shared"), (["--tls-creds", "x", image], "x"),
+                            (["-e", "x", image], "--shared"), (["--poll-max-ns=x", image], "--poll-max-ns"),
+                            (["--tls-creds", "x", image], "x"),
                             (["-o", "5M", "-f", "raw", image], "smaller"),
                             (["-B", "none", "-f", "raw", image], "none")):
             done = run(VIREO_NBD, *line, check=False)
