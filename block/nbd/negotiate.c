@@ -7,6 +7,8 @@
 #include "block/nbd/server-int.h"
 #include "src/base/trace.h"
 #include "src/base/util.h"
+#include "src/chardev/char-addr.h"
+#include "src/sandbox/authz.h"
 
 enum { OPTION_BYTES_MAX = 64 << 10, OPTIONS_MAX = 4096 };
 
@@ -268,6 +270,27 @@ static void forget_contexts(NbdConn *conn)
     g_clear_pointer(&conn->context_export, block_export_unref);
 }
 
+/* Who has shown who it is may still not be one of those who may come in. */
+static bool co_fn authorize(NbdConn *conn)
+{
+    Object *root = object_root((Object *)conn->server->exports);
+    g_autoptr(GError) error = NULL;
+    g_autofree char *who = NULL, *where = NULL;
+
+    if (!conn->server->authz)
+        return true;
+    who = tls_session_peer(conn->socket.tls, &error);
+    if (who && authz_allows(root, conn->server->authz, who, &error)) {
+        TRACE(nbd_authorized, "connection %p: '%s'", (void *)conn, who);
+        return true;
+    }
+    where = char_addr_of_socket(conn->socket.fd, true);
+    TRACE(nbd_unauthorized, "connection %p: %s", (void *)conn, error->message);
+    warn_report("NBD: client at %s is turned away: %s", where, error->message);
+    nbd_socket_refuse(&conn->socket);
+    return false;
+}
+
 static Verdict co_fn opt_starttls(Option *opt)
 {
     NbdConn *conn = opt->conn;
@@ -287,6 +310,8 @@ static Verdict co_fn opt_starttls(Option *opt)
         TRACE(nbd_tls_failed, "%s", error->message);
         return LOST;
     }
+    if (!authorize(conn))
+        return LOST;
     /* What was agreed on before may be a man in the middle's word. */
     conn->structured = conn->extended = false;
     forget_contexts(conn);

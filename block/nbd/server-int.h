@@ -13,6 +13,7 @@ typedef struct NbdServer {
     GPtrArray *listeners;                  /* of NbdListener */
     char *unlink_path;                     /* of a unix socket that we made; NULL: none */
     TlsKeys *keys;                         /* NULL: no TLS */
+    char *authz;                           /* id of the object that says who may come in; NULL: anybody */
     unsigned max_connections;              /* 0: no limit */
     int64_t handshake_ns;                  /* 0: no limit */
     GPtrArray *connections;                /* of NbdConn */

@@ -10,6 +10,7 @@
 #include "src/base/trace.h"
 #include "src/base/util.h"
 #include "src/chardev/char-addr.h"
+#include "src/sandbox/authz.h"
 
 enum { SEND_BUFFER_BYTES = 2 << 20, RETRY_NS = 200000000 };
 
@@ -253,25 +254,40 @@ bool nbd_server_listen_at(NbdServer *server, json_object *addr, GError **error)
 
 /* ---- the server ---- */
 
+/* A list of clients is of use only where it is known who a client is. */
+static bool check_authz(Object *root, const NbdServerOptions *options, const TlsKeys *keys, GError **error)
+{
+    if (!keys) {
+        fail(error, ERR_INVALID_PARAMETER, "tls-authz is not permitted without tls-creds");
+        return error_hint(error, "who a client is, is known from its certificate or its key");
+    }
+    if (!tls_keys_is_psk(keys) && !tls_keys_verify_peer(keys)) {
+        fail(error, ERR_INVALID_PARAMETER, "tls-authz: with verify-peer=off of '%s' nobody knows who a client is",
+             options->tls_creds);
+        return error_hint(error, "object '%s' needs verify-peer=on", options->tls_creds);
+    }
+    return authz_exists(root, options->tls_authz, error);
+}
+
 NbdServer *nbd_server_new(BlockExports *exports, const NbdServerOptions *options, GError **error)
 {
+    Object *root = object_root((Object *)exports);
     NbdServer *server;
     TlsKeys *keys = NULL;
 
-    if (options->tls_authz) {
-        fail(error, ERR_UNSUPPORTED, "tls-authz: lists of clients are not offered");
-        error_hint(error, "with verify-peer=on only clients that the CA has signed for get in");
-        return NULL;
-    }
     if (options->tls_creds) {
-        keys = tls_creds_keys(object_root((Object *)exports), options->tls_creds, TLS_SERVER,
-                              error);
+        keys = tls_creds_keys(root, options->tls_creds, TLS_SERVER, error);
         if (!keys)
             return NULL;
+    }
+    if (options->tls_authz && !check_authz(root, options, keys, error)) {
+        tls_keys_unref(keys);
+        return NULL;
     }
     server = g_new0(NbdServer, 1);
     server->exports = exports;
     server->keys = keys;
+    server->authz = g_strdup(options->tls_authz);
     server->listeners = g_ptr_array_new_with_free_func(g_free);
     server->connections = g_ptr_array_new();
     loop_timer_init(&server->retry, loop_main(), accept_again, server);
@@ -306,5 +322,6 @@ void nbd_server_free(NbdServer *server)
     g_ptr_array_free(server->listeners, TRUE);
     g_ptr_array_free(server->connections, TRUE);
     tls_keys_unref(server->keys);
+    g_free(server->authz);
     g_free(server);
 }

@@ -266,3 +266,22 @@ bool co_fn nbd_socket_start_tls(NbdSocket *s, TlsKeys *keys, GError **error)
         wait_for(s, write ? &s->writer : &s->reader);
     return ret == 0;
 }
+
+/* What it sends meanwhile is left aside: closing a socket that has unread bytes would take the alert away
+ * from the client. */
+void co_fn nbd_socket_refuse(NbdSocket *s)
+{
+    enum { PATIENCE_BYTES = 64 << 10 };
+    uint8_t waste[4096];
+    ssize_t n = 0;
+
+    tls_session_refuse(s->tls);
+    shutdown(s->fd, SHUT_WR);
+    for (size_t bytes = 0; bytes < PATIENCE_BYTES; bytes += MAX(n, 0)) {
+        n = recv(s->fd, waste, sizeof(waste), MSG_DONTWAIT);
+        if (n < 0 && errno == EAGAIN)
+            wait_for(s, &s->reader);
+        else if (n == 0 || (n < 0 && errno != EINTR))
+            return;
+    }
+}

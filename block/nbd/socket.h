@@ -46,3 +46,6 @@ static inline bool nbd_socket_has(const NbdSocket *s, size_t bytes)
 int co_fn nbd_socket_write(NbdSocket *s, struct iovec *iov, int iovcnt);
 /* The server's side of a TLS handshake; what was read ahead must be empty. */
 bool co_fn nbd_socket_start_tls(NbdSocket *s, TlsKeys *keys, GError **error);
+/* Tells a client that was known by TLS that it may not come in, and waits for it to have read that: for
+ * its end of the connection, or nbd_socket_shutdown. */
+void co_fn nbd_socket_refuse(NbdSocket *s);

@@ -3,7 +3,8 @@
 #include "src/base/lazylib.h"
 
 #define FUNCTIONS(F)                                                                               \
-    F(gnutls_certificate_allocate_credentials) F(gnutls_certificate_free_credentials)              \
+    F(gnutls_alert_send) F(gnutls_certificate_allocate_credentials)                                \
+    F(gnutls_certificate_free_credentials) F(gnutls_certificate_get_peers)                         \
     F(gnutls_certificate_server_set_request) F(gnutls_certificate_set_dh_params)                   \
     F(gnutls_certificate_set_known_dh_params) F(gnutls_certificate_set_x509_crl_file)              \
     F(gnutls_certificate_set_x509_key_file2) F(gnutls_certificate_set_x509_trust_file)             \
@@ -13,11 +14,14 @@
     F(gnutls_priority_init) F(gnutls_priority_set_direct)                                          \
     F(gnutls_psk_allocate_client_credentials) F(gnutls_psk_allocate_server_credentials)            \
     F(gnutls_psk_free_client_credentials) F(gnutls_psk_free_server_credentials)                    \
+    F(gnutls_psk_server_get_username)                                                              \
     F(gnutls_psk_set_client_credentials) F(gnutls_psk_set_server_credentials_file)                 \
     F(gnutls_record_check_pending) F(gnutls_record_get_direction) F(gnutls_record_recv)            \
     F(gnutls_record_send) F(gnutls_server_name_set) F(gnutls_session_get_verify_cert_status)       \
     F(gnutls_session_set_verify_cert) F(gnutls_strerror) F(gnutls_transport_set_ptr)               \
-    F(gnutls_transport_set_pull_function) F(gnutls_transport_set_push_function)
+    F(gnutls_transport_set_pull_function) F(gnutls_transport_set_push_function)                    \
+    F(gnutls_x509_crt_deinit) F(gnutls_x509_crt_get_dn) F(gnutls_x509_crt_import)                  \
+    F(gnutls_x509_crt_init)
 
 FUNCTIONS(LAZY_FUNCTION)
 

@@ -138,6 +138,64 @@ int tls_session_handshake(TlsSession *session, bool *ret_wants_write, GError **e
     return -EPROTO;
 }
 
+/* ---- who the client is ---- */
+
+/* The name of a certificate; *ret_bytes without the zero at its end.  NULL: there is none. */
+static char *certificate_name(gnutls_x509_crt_t cert, size_t *ret_bytes)
+{
+    char *name = NULL;
+    int ret;
+
+    *ret_bytes = 0;
+    do {                                   /* a name that is too long says how long it is */
+        name = g_realloc(name, *ret_bytes + 1);
+        ret = gnutls_x509_crt_get_dn(cert, name, ret_bytes);
+    } while (ret == GNUTLS_E_SHORT_MEMORY_BUFFER);
+    if (ret >= 0)
+        return name;
+    g_free(name);
+    return NULL;
+}
+
+static char *x509_peer(TlsSession *session)
+{
+    unsigned count = 0;
+    const gnutls_datum_t *chain = gnutls_certificate_get_peers(session->tls, &count);
+    gnutls_x509_crt_t cert;
+    char *name = NULL;
+    size_t bytes = 0;
+
+    if (!chain || !count || gnutls_x509_crt_init(&cert) < 0)
+        return NULL;
+    if (gnutls_x509_crt_import(cert, &chain[0], GNUTLS_X509_FMT_DER) >= 0)
+        name = certificate_name(cert, &bytes);
+    gnutls_x509_crt_deinit(cert);
+    if (name && strlen(name) != bytes)     /* a name that ends early would be another one's */
+        g_clear_pointer(&name, g_free);
+    return name;
+}
+
+char *tls_session_peer(TlsSession *session, GError **error)
+{
+    const TlsKeys *keys = session->keys;
+    char *name;
+
+    if (keys->is_psk)
+        name = g_strdup(gnutls_psk_server_get_username(session->tls));
+    else
+        name = keys->verify_peer ? x509_peer(session) : NULL;
+    if (!name)
+        fail(error, ERR_PERMISSION, "TLS: the client has not shown who it is");
+    return name;
+}
+
+void tls_session_refuse(TlsSession *session)
+{
+    gnutls_alert_send(session->tls, GNUTLS_AL_FATAL, GNUTLS_A_ACCESS_DENIED);
+}
+
+/* ---- records ---- */
+
 static ssize_t to_errno(ssize_t ret)
 {
     switch (ret) {

@@ -17,6 +17,12 @@ void tls_session_free(TlsSession *session);              /* NULL is fine; the pe
 /* 0: done.  -EAGAIN: call again when the socket can be read, or written if *ret_wants_write.
  * Another negative value: failed, with an error. */
 int tls_session_handshake(TlsSession *session, bool *ret_wants_write, GError **error);
+/* Server, after the handshake: who the client is: its certificate's distinguished name, as GnuTLS writes it
+ * (RFC 4514, in the order in which the certificate has the parts), or the name of its shared key.  g_free;
+ * NULL with an error: it has not shown who it is. */
+char *tls_session_peer(TlsSession *session, GError **error);
+/* Tells the peer that it may not come in, if that can be sent at once; nothing else may follow. */
+void tls_session_refuse(TlsSession *session);
 /* Bytes, 0 at the end, -EAGAIN, or another -errno. */
 ssize_t tls_session_read(TlsSession *session, void *data, size_t bytes);
 /* After -EAGAIN the same bytes must be given again. */

@@ -33,7 +33,7 @@ static const struct {
     { 'L', "list", NULL, "list the exports of another server" },
     { OPT_OBJECT, "object", "OBJECT", "a user creatable object, as vireo's -object" },
     { OPT_TLS_CREDS, "tls-creds", "ID", "TLS credentials: an object named before" },
-    { OPT_TLS_AUTHZ, "tls-authz", "ID", "not offered" },
+    { OPT_TLS_AUTHZ, "tls-authz", "ID", "who may connect, by certificate or key: an authz-* object named before" },
     { OPT_TLS_HOSTNAME, "tls-hostname", "NAME", "not offered" },
     { 'T', "trace", "PATTERN", "trace events to write to standard error" },
     { OPT_FORK, "fork", NULL, "leave a server behind, and end when it can be connected to" },
@@ -226,6 +226,10 @@ static bool check_options(const NbdOptions *o, GError **error)
     if (o->device && o->tls_creds && !o->socket && !tcp)
         return fail(error, ERR_INVALID_PARAMETER,
                     "--tls-creds: the kernel's own connection needs no TLS, and there is no other");
+    if (o->tls_authz && !o->tls_creds)
+        return fail(error, ERR_INVALID_PARAMETER, "--tls-authz is not permitted without --tls-creds");
+    if (o->tls_authz && o->list)
+        return fail(error, ERR_INVALID_PARAMETER, "TLS authorization is incompatible with export list");
     if (o->image_opts && o->format)
         return fail(error, ERR_INVALID_PARAMETER, "--image-opts and -f are mutually exclusive");
     if (o->temporary && o->snapshot)

@@ -8,16 +8,13 @@ import contextlib
 import json
 import os
 import random
-import shutil
 import socket
 import struct
-import subprocess
 import threading
 
 import nbd
 
-from nbdcase import VIREO, VIREO_IMG, VIREO_NBD, TIMEOUT, Case, MiB, Monitored, can_connect, free_port, main, \
-    run, until
+from nbdcase import VIREO_IMG, VIREO_NBD, TIMEOUT, Case, MiB, Monitored, can_connect, main, run, until
 
 
 class Server(Case):
@@ -589,108 +586,6 @@ class Client(Case):
             done = run(VIREO_IMG, "info", name, check=False)
             self.assertEqual(done.returncode, 1, name)
             self.assertIn("vireo-img: ", done.stderr.decode())
-
-
-class Tls(Case):
-    def setUp(self):
-        super().setUp()
-        for name, template in (("ca", "cn=ca\nca\ncert_signing_key\n"),
-                               ("server", "cn=localhost\ndns_name=localhost\ntls_www_server\n"
-                                          "encryption_key\nsigning_key\n"),
-                               ("client", "cn=client\ntls_www_client\nencryption_key\nsigning_key\n")):
-            with open(self.path("info"), "w") as f:
-                f.write(template)
-            key, cert = self.path(name + "-key.pem"), self.path(name + "-cert.pem")
-            run("certtool", "--generate-privkey", "--key-type=ecdsa", "--outfile", key)
-            signer = ["--generate-self-signed"] if name == "ca" else \
-                ["--generate-certificate", "--load-ca-certificate", self.path("ca-cert.pem"),
-                 "--load-ca-privkey", self.path("ca-key.pem")]
-            run("certtool", *signer, "--load-privkey", key, "--template", self.path("info"), "--outfile", cert)
-        with open(self.path("keys.psk"), "w") as f:
-            f.write("qemu:00112233445566778899aabbccddeeff\n")
-
-    def x509(self, endpoint):
-        return "tls-creds-x509,id=tls0,endpoint=%s,dir=%s" % (endpoint, self.dir)
-
-    def secure(self, program, *objects):
-        port = free_port()
-        self.daemon(program, "--object", *objects, "--tls-creds", "tls0", "-b", "127.0.0.1", "-p", port,
-                    "-t", "-f", "raw", "-e", "4", self.image())
-        uri = "nbds://localhost:%d" % port
-        self.wait_for(port)
-        return port, uri
-
-    def wait_for(self, port):
-        def there():
-            with socket.socket() as s:
-                return s.connect_ex(("localhost", port)) == 0
-        until(there, "listen on TCP")
-
-    def test_certificates(self):
-        port, uri = self.secure(VIREO_NBD, self.x509("server"))
-        with_certs = uri + "/?tls-certificates=" + self.dir
-        info = json.loads(run("nbdinfo", "--json", with_certs).stdout)
-        self.assertTrue(info["TLS"])
-        run("nbdcopy", with_certs, self.path("out"))
-        self.assertEqual(self.read(self.path("out")), self.read(self.path("disk.raw")))
-        plain = run("nbdinfo", "nbd://localhost:%d" % port, check=False)
-        self.assertNotEqual(plain.returncode, 0)
-        os.mkdir(self.path("stranger"))                     # one whom the CA has not signed for
-        shutil.copy(self.path("ca-cert.pem"), self.path("stranger"))
-        stranger = run("nbdinfo", uri + "/?tls-certificates=" + self.path("stranger"), check=False)
-        self.assertNotEqual(stranger.returncode, 0)
-
-    def test_keys(self):
-        _, uri = self.secure(VIREO_NBD, "tls-creds-psk,id=tls0,endpoint=server,dir=" + self.dir)
-        good = uri.replace("//", "//qemu@") + "/?tls-psk-file=" + self.path("keys.psk")
-        self.assertTrue(json.loads(run("nbdinfo", "--json", good).stdout)["TLS"])
-        bad = uri.replace("//", "//eve@") + "/?tls-psk-file=" + self.path("keys.psk")
-        self.assertNotEqual(run("nbdinfo", bad, check=False).returncode, 0)
-
-    def test_our_client(self):
-        for program in ("qemu-nbd", VIREO_NBD):
-            port, _ = self.secure(program, self.x509("server"))
-            opts = "driver=nbd,server.type=inet,server.host=localhost,server.port=%d,tls-creds=tls0" % port
-            run(VIREO_IMG, "convert", "--object", self.x509("client"), "--image-opts", "-O", "raw", opts,
-                self.path("out"))
-            self.assertEqual(self.read(self.path("out")), self.read(self.path("disk.raw")))
-            wrong = run(VIREO_IMG, "info", "--object", self.x509("server"), "--image-opts", opts, check=False)
-            self.assertIn("client endpoint", wrong.stderr.decode())
-            naked = run(VIREO_IMG, "info", "nbd://localhost:%d" % port, check=False)
-            self.assertEqual(naked.returncode, 1)
-
-
-    def test_others_on_top_of_us(self):
-        """nbdkit and qemu-nbd as clients of ours, and we as theirs, over TLS all the way."""
-        port, uri = self.secure(VIREO_NBD, self.x509("server"))
-        kit, emu = self.path("kit"), self.path("emu")
-        self.daemon("nbdkit", "-f", "-U", kit, "nbd", "hostname=localhost", "port=%d" % port, "tls=require",
-                    "tls-certificates=" + self.dir, ready=kit)
-        self.daemon("qemu-nbd", "-k", emu, "-t", "--object", self.x509("client"), "--image-opts",
-                    "driver=raw,file.driver=nbd,file.server.type=inet,file.server.host=localhost,"
-                    "file.server.port=%d,file.tls-creds=tls0" % port, ready=emu)
-        for path in (kit, emu):
-            until(lambda path=path: can_connect(path), path)
-            with self.client("nbd+unix:///?socket=" + path) as h:
-                h.pwrite(b"by " + path.encode()[-3:], MiB)
-                h.flush()
-                self.assertEqual(bytes(h.pread(6, MiB)), b"by " + path.encode()[-3:])
-            run("nbdcopy", "nbd+unix:///?socket=" + path, self.path("out"))
-            self.assertTrue(self.read(self.path("out")) == self.read(self.path("disk.raw")))
-
-    def test_we_on_top_of_nbdkit(self):
-        """Certificates and keys; what is written arrives."""
-        for creds, options in ((self.x509("client"), ["--tls-certificates=" + self.dir, "--tls-verify-peer"]),
-                               ("tls-creds-psk,id=tls0,endpoint=client,username=qemu,dir=" + self.dir,
-                                ["--tls-psk=" + self.path("keys.psk")])):
-            port = free_port()
-            self.daemon("nbdkit", "-f", "-i", "localhost", "-p", port, "--tls=require", *options, "memory", "4M")
-            self.wait_for(port)
-            opts = "driver=nbd,server.type=inet,server.host=localhost,server.port=%d,tls-creds=tls0" % port
-            _, _, ours = self.serve(opts, "--object", creds, "--image-opts", "-e", "0")
-            with self.client(ours) as h:
-                h.pwrite(b"x" * MiB, MiB)
-                self.assertEqual(bytes(h.pread(3, MiB - 1)), b"\0xx")
 
 
 class Qmp(Monitored):

@@ -1,0 +1,292 @@
+#!/usr/bin/env python3
+"""NBD over TLS, with other people's programs on the other side: certificates, shared keys, and who may come in.
+
+usage: nbdtls.py VIREO_NBD VIREO_IMG VIREO [unittest arguments]
+"""
+import json
+import os
+import shutil
+import socket
+import ssl
+import tempfile
+
+import nbd
+
+from nbdcase import VIREO_IMG, VIREO_NBD, TIMEOUT, Case, MiB, Monitored, can_connect, free_port, main, run, until
+
+KEY_USES = "encryption_key\nsigning_key\n"
+
+
+class TlsCase(Case):
+    """Certificates: a server's, for "localhost", and those of two clients, in a folder for each."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.pki = tempfile.mkdtemp(prefix="vireo-tls-")
+        cls.addClassCleanup(shutil.rmtree, cls.pki)
+        cls.make_certificate("ca", "cn=ca\nca\ncert_signing_key\n")
+        cls.make_certificate("server", "cn=localhost\ndns_name=localhost\ntls_www_server\n" + KEY_USES)
+        for name in ("client", "eve"):
+            cls.make_certificate(name, 'country=DE\norganization="Vireo, Ltd"\ncn=%s\ntls_www_client\n' % name
+                                 + KEY_USES)
+        cls.eve = os.path.join(cls.pki, "of-eve")
+        os.mkdir(cls.eve)
+        for source, name in (("ca-cert", "ca-cert"), ("eve-cert", "client-cert"), ("eve-key", "client-key")):
+            shutil.copy(os.path.join(cls.pki, source + ".pem"), os.path.join(cls.eve, name + ".pem"))
+        with open(os.path.join(cls.pki, "keys.psk"), "w") as f:
+            f.write("qemu:00112233445566778899aabbccddeeff\neve:99112233445566778899aabbccddeeff\n")
+
+    @classmethod
+    def make_certificate(cls, name, template):
+        info, key, cert = (os.path.join(cls.pki, file) for file in ("info", name + "-key.pem", name + "-cert.pem"))
+        with open(info, "w") as f:
+            f.write(template)
+        run("certtool", "--generate-privkey", "--key-type=ecdsa", "--outfile", key)
+        signer = ["--generate-self-signed"] if name == "ca" else \
+            ["--generate-certificate", "--load-ca-certificate", os.path.join(cls.pki, "ca-cert.pem"),
+             "--load-ca-privkey", os.path.join(cls.pki, "ca-key.pem")]
+        run("certtool", *signer, "--load-privkey", key, "--template", info, "--outfile", cert)
+
+    def x509(self, endpoint):
+        return "tls-creds-x509,id=tls0,endpoint=%s,dir=%s" % (endpoint, self.pki)
+
+    def secure(self, program, *options):
+        port = free_port()
+        self.server = self.daemon(program, "--object", *options, "--tls-creds", "tls0", "-b", "127.0.0.1", "-p", port, "-t",
+                                  "-f", "raw", "-e", "4", self.image())
+        uri = "nbds://localhost:%d" % port
+        self.wait_for(port)
+        return port, uri
+
+    def log(self):
+        """What the server wrote, which ends by that."""
+        self.end(self.server)
+        return self.server.communicate(timeout=TIMEOUT)[1].decode()
+
+    def wait_for(self, port):
+        def there():
+            with socket.socket() as s:
+                return s.connect_ex(("localhost", port)) == 0
+        until(there, "listen on TCP")
+
+
+class Tls(TlsCase):
+    def test_certificates(self):
+        port, uri = self.secure(VIREO_NBD, self.x509("server"))
+        with_certs = uri + "/?tls-certificates=" + self.pki
+        info = json.loads(run("nbdinfo", "--json", with_certs).stdout)
+        self.assertTrue(info["TLS"])
+        run("nbdcopy", with_certs, self.path("out"))
+        self.assertEqual(self.read(self.path("out")), self.read(self.path("disk.raw")))
+        plain = run("nbdinfo", "nbd://localhost:%d" % port, check=False)
+        self.assertNotEqual(plain.returncode, 0)
+        os.mkdir(self.path("stranger"))                     # one whom the CA has not signed for
+        shutil.copy(os.path.join(self.pki, "ca-cert.pem"), self.path("stranger"))
+        stranger = run("nbdinfo", uri + "/?tls-certificates=" + self.path("stranger"), check=False)
+        self.assertNotEqual(stranger.returncode, 0)
+
+    def test_keys(self):
+        _, uri = self.secure(VIREO_NBD, "tls-creds-psk,id=tls0,endpoint=server,dir=" + self.pki)
+        good = uri.replace("//", "//qemu@") + "/?tls-psk-file=" + os.path.join(self.pki, "keys.psk")
+        self.assertTrue(json.loads(run("nbdinfo", "--json", good).stdout)["TLS"])
+        bad = uri.replace("//", "//bob@") + "/?tls-psk-file=" + os.path.join(self.pki, "keys.psk")
+        self.assertNotEqual(run("nbdinfo", bad, check=False).returncode, 0)
+
+    def test_our_client(self):
+        for program in ("qemu-nbd", VIREO_NBD):
+            port, _ = self.secure(program, self.x509("server"))
+            opts = "driver=nbd,server.type=inet,server.host=localhost,server.port=%d,tls-creds=tls0" % port
+            run(VIREO_IMG, "convert", "--object", self.x509("client"), "--image-opts", "-O", "raw", opts,
+                self.path("out"))
+            self.assertEqual(self.read(self.path("out")), self.read(self.path("disk.raw")))
+            wrong = run(VIREO_IMG, "info", "--object", self.x509("server"), "--image-opts", opts, check=False)
+            self.assertIn("client endpoint", wrong.stderr.decode())
+            naked = run(VIREO_IMG, "info", "nbd://localhost:%d" % port, check=False)
+            self.assertEqual(naked.returncode, 1)
+
+    def test_others_on_top_of_us(self):
+        """nbdkit and qemu-nbd as clients of ours, and we as theirs, over TLS all the way."""
+        port, uri = self.secure(VIREO_NBD, self.x509("server"))
+        kit, emu = self.path("kit"), self.path("emu")
+        self.daemon("nbdkit", "-f", "-U", kit, "nbd", "hostname=localhost", "port=%d" % port, "tls=require",
+                    "tls-certificates=" + self.pki, ready=kit)
+        self.daemon("qemu-nbd", "-k", emu, "-t", "--object", self.x509("client"), "--image-opts",
+                    "driver=raw,file.driver=nbd,file.server.type=inet,file.server.host=localhost,"
+                    "file.server.port=%d,file.tls-creds=tls0" % port, ready=emu)
+        for path in (kit, emu):
+            until(lambda path=path: can_connect(path), path)
+            with self.client("nbd+unix:///?socket=" + path) as h:
+                h.pwrite(b"by " + path.encode()[-3:], MiB)
+                h.flush()
+                self.assertEqual(bytes(h.pread(6, MiB)), b"by " + path.encode()[-3:])
+            run("nbdcopy", "nbd+unix:///?socket=" + path, self.path("out"))
+            self.assertTrue(self.read(self.path("out")) == self.read(self.path("disk.raw")))
+
+    def test_we_on_top_of_nbdkit(self):
+        """Certificates and keys; what is written arrives."""
+        for creds, options in ((self.x509("client"), ["--tls-certificates=" + self.pki, "--tls-verify-peer"]),
+                               ("tls-creds-psk,id=tls0,endpoint=client,username=qemu,dir=" + self.pki,
+                                ["--tls-psk=" + os.path.join(self.pki, "keys.psk")])):
+            port = free_port()
+            self.daemon("nbdkit", "-f", "-i", "localhost", "-p", port, "--tls=require", *options, "memory", "4M")
+            self.wait_for(port)
+            opts = "driver=nbd,server.type=inet,server.host=localhost,server.port=%d,tls-creds=tls0" % port
+            _, _, ours = self.serve(opts, "--object", creds, "--image-opts", "-e", "0")
+            with self.client(ours) as h:
+                h.pwrite(b"x" * MiB, MiB)
+                self.assertEqual(bytes(h.pread(3, MiB - 1)), b"\0xx")
+
+
+class Authorization(TlsCase):
+    """tls-authz: a certificate that is good is not enough."""
+    client_dn = "C=DE,O=Vireo\\, Ltd,CN=client"
+
+    def authz(self, match, kind="exact"):
+        return {"qom-type": "authz-list", "id": "who", "policy": "deny",
+                "rules": [{"match": match, "policy": "allow", "format": kind}]}
+
+    def info(self, uri, who=None):
+        return run("nbdinfo", "--size", uri + "/?tls-certificates=" + (who or self.pki), check=False)
+
+    def secure_for(self, program, authz, creds=None):
+        return self.secure(program, creds or self.x509("server"), "--object", authz, "--tls-authz", "who")
+
+    def check_only_the_client(self, uri):
+        for _ in range(2):
+            self.assertEqual(self.info(uri).stdout, b"4194304\n")
+            refused = self.info(uri, self.eve)
+            self.assertNotEqual(refused.returncode, 0)
+        return refused.stderr.decode()
+
+    def test_a_list_of_certificates(self):
+        """The same objects let the same clients into qemu-nbd: what we call a client is what QEMU does."""
+        for match, kind in ((self.client_dn, "exact"), ("*,CN=c?ient", "glob")):
+            for program in ("qemu-nbd", VIREO_NBD):
+                _, uri = self.secure_for(program, json.dumps(self.authz(match, kind)))
+                words = self.check_only_the_client(uri)
+        self.assertIn("alert", words)                       # it is told, and not just cut off
+        log = self.log()
+        self.assertEqual(log.count("turned away: 'who' refuses 'C=DE,O=Vireo\\, Ltd,CN=eve'"), 2, log)
+        self.assertEqual(log.count("\n"), 2, log)
+
+    def test_other_clients(self):
+        _, uri = self.secure_for(VIREO_NBD, "authz-simple,id=who,identity=" + self.client_dn.replace(",", ",,"))
+        opts = "driver=raw,file.driver=nbd,file.server.type=inet,file.server.host=localhost,file.server.port=%s," \
+            "file.tls-creds=tls0" % uri.split(":")[-1]
+        for program in ("qemu-img", VIREO_IMG):
+            line = [program, "info", "--object", self.x509("client"), "--image-opts", opts]
+            run(*line)
+            line[3] = line[3].replace(self.pki, self.eve)
+            refused = run(*line, check=False)
+            self.assertEqual(refused.returncode, 1)
+
+    def test_one_goes_on_while_another_is_refused(self):
+        _, uri = self.secure_for(VIREO_NBD, "authz-list,id=who,rules.0.policy=allow,rules.0.format=glob,"
+                                            "rules.0.match=*CN=client")
+        h = nbd.NBD()
+        h.set_tls_certificates(self.pki)
+        h.set_uri_allow_local_file(True)
+        h.connect_uri(uri + "/?tls-certificates=" + self.pki)
+        for i in range(3):
+            self.assertNotEqual(self.info(uri, self.eve).returncode, 0)
+            h.pwrite(b"%d" % i, i)
+        h.flush()
+        self.assertEqual(bytes(h.pread(3, 0)), b"012")
+        h.shutdown()
+
+    def test_what_a_refused_client_is_told(self):
+        """It hears by an alert of TLS's own why it goes."""
+        _, uri = self.secure_for(VIREO_NBD, "authz-list,id=who")
+        port = int(uri.split(":")[-1])
+        with socket.socket() as s:
+            s.connect(("localhost", port))
+            s.sendall(b"\0\0\0\3IHAVEOPT\0\0\0\5\0\0\0\0")
+            plain = b""
+            while len(plain) < 38:
+                plain += s.recv(38 - len(plain))
+            context = ssl.create_default_context(cafile=os.path.join(self.pki, "ca-cert.pem"))
+            context.load_cert_chain(os.path.join(self.pki, "client-cert.pem"), os.path.join(self.pki, "client-key.pem"))
+            with context.wrap_socket(s, server_hostname="localhost") as t:
+                with self.assertRaises(ssl.SSLError) as caught:
+                    t.recv(1)
+                self.assertIn("ACCESS_DENIED", str(caught.exception))
+
+    def test_a_file_of_rules(self):
+        rules = self.path("rules.json")
+
+        def put(match):
+            with open(rules + "~", "w") as f:
+                json.dump({"rules": [{"match": match, "policy": "allow", "format": "glob"}]}, f)
+            os.rename(rules + "~", rules)
+
+        put("*CN=client")
+        _, uri = self.secure_for(VIREO_NBD, "authz-list-file,id=who,filename=" + rules)
+        self.check_only_the_client(uri)
+        put("*CN=eve")                                      # the event comes before the next connection
+        self.assertEqual(self.info(uri).returncode, 1)
+        self.assertEqual(self.info(uri, self.eve).returncode, 0)
+        with open(rules, "w") as f:
+            f.write("{")
+        self.assertEqual(self.info(uri, self.eve).returncode, 0)
+        self.assertIn("stay in force", self.log())
+
+    def test_names_of_keys(self):
+        """QEMU asks nobody about shared keys; we do."""
+        _, uri = self.secure_for(VIREO_NBD, "authz-simple,id=who,identity=qemu",
+                                 "tls-creds-psk,id=tls0,endpoint=server,dir=" + self.pki)
+        for user, ok in (("qemu", True), ("eve", False), ("qemu", True)):
+            with_key = uri.replace("//", "//%s@" % user) + "/?tls-psk-file=" + os.path.join(self.pki, "keys.psk")
+            self.assertEqual(run("nbdinfo", "--size", with_key, check=False).returncode == 0, ok, user)
+        self.assertIn("'who' refuses 'eve'", self.log())
+
+    def test_wrong_lines(self):
+        image, server = self.image(), ["--object", self.x509("server"), "--tls-creds", "tls0"]
+        for line, words in ((["--tls-authz", "who"], "--tls-authz is not permitted without --tls-creds"),
+                            ([*server, "--tls-authz", "who"], "No authorization object with id 'who'"),
+                            ([*server, "--tls-authz", "tls0"], "'tls0' is not an authorization object"),
+                            (["--object", self.x509("server") + ",verify-peer=off", "--tls-creds", "tls0", "--tls-authz",
+                              "who", "--object", "authz-list,id=who"], "verify-peer=off of 'tls0'"),
+                            (["--object", "authz-list,id=a,rules.0.match=x"], "--object: property 'rules' of "
+                             "'authz-list': rules.0: 'policy' is missing"),
+                            (["--object", "authz-list-file,id=a,filename=/none"], "cannot read '/none'")):
+            done = run(VIREO_NBD, "-k", self.path("s"), "-f", "raw", *line, image, check=False)
+            self.assertEqual(done.returncode, 1, line)
+            self.assertIn(words, done.stderr.decode())
+        done = run(VIREO_NBD, "-L", *server, "--tls-authz", "x", check=False)
+        self.assertIn("TLS authorization is incompatible with export list", done.stderr.decode())
+
+
+class Machine(Monitored, TlsCase):
+    """The server inside the machine."""
+
+    def test_authorization(self):
+        port = free_port()
+        addr = {"type": "inet", "data": {"host": "127.0.0.1", "port": str(port)}}
+        uri = "nbds://localhost:%d/disk?tls-certificates=" % port
+        self.call("blockdev-add", {"driver": "file", "node-name": "disk", "filename": self.image()})
+        self.refused("nbd-server-start", {"addr": addr, "tls-authz": "who"}, "not permitted without tls-creds")
+        self.call("object-add", {"qom-type": "tls-creds-x509", "id": "tls0", "endpoint": "server", "dir": self.pki})
+        self.refused("nbd-server-start", {"addr": addr, "tls-creds": "tls0", "tls-authz": "who"},
+                     "No authorization object with id 'who'")
+        rules = [{"match": "*CN=client", "policy": "allow", "format": "glob"}]
+        self.call("object-add", {"qom-type": "authz-list", "id": "who", "policy": "deny", "rules": rules})
+        self.call("nbd-server-start", {"addr": addr, "tls-creds": "tls0", "tls-authz": "who"})
+        self.call("block-export-add", {"type": "nbd", "id": "e", "node-name": "disk"})
+        self.check(uri, True, False)
+        self.assertEqual(self.call("qom-get", {"path": "/objects/who", "property": "rules"}), rules)
+        rules[0]["match"] = "*CN=eve"
+        self.call("qom-set", {"path": "/objects/who", "property": "rules", "value": rules})
+        self.check(uri, False, True)
+        self.call("object-del", {"id": "who"})              # nobody is asked: nobody comes in
+        self.check(uri, False, False)
+        self.call("object-add", {"qom-type": "authz-simple", "id": "who",
+                                 "identity": "C=DE,O=Vireo\\, Ltd,CN=client"})
+        self.check(uri, True, False)
+
+    def check(self, uri, client, eve):
+        for who, ok in ((self.pki, client), (self.eve, eve)):
+            self.assertEqual(run("nbdinfo", "--size", uri + who, check=False).returncode == 0, ok, who)
+
+
+if __name__ == "__main__":
+    main()
