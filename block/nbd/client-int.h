@@ -8,6 +8,7 @@
 #pragma once
 #include <pthread.h>
 #include "block/driver.h"
+#include "block/nbd/tunnel.h"
 #include "src/sandbox/tls-creds.h"
 
 struct nbd_handle;
@@ -23,6 +24,7 @@ typedef struct NbdTarget {
     int fd;                                /* for the first connection; -1: used up */
     char *export, *bitmap;                 /* bitmap: a context instead of base:allocation; or NULL */
     TlsKeys *keys;                         /* NULL: none */
+    char *hostname;                        /* whom the server's certificate must name; NULL: the host */
     bool tls;                              /* nbds: with the host's authorities if there are no keys */
 } NbdTarget;
 
@@ -37,6 +39,7 @@ struct NbdLink {
     NbdClient *client;
     Loop *loop;                            /* who works the handle; NULL: nobody yet.  client->lock */
     struct nbd_handle *nbd;                /* the loop's; NULL: not connected */
+    NbdTunnel *tunnel;                     /* to which it is connected; NULL: to the server itself */
     bool connected;                        /* atomic */
     bool unusable;                         /* never was connected, and cannot be.  client->lock */
     LoopFd *watch;                         /* the loop's */

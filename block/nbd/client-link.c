@@ -24,6 +24,7 @@ typedef struct Attempt {
     const NbdClient *client;
     int64_t end_ns;
     struct nbd_handle *nbd;
+    NbdTunnel *tunnel;                     /* NULL: libnbd speaks to the server itself */
     NbdServerInfo info;
     char *why;                             /* what went wrong; g_free */
 } Attempt;
@@ -49,12 +50,47 @@ static const char *context_of(const NbdTarget *t)
     return t->bitmap ? t->bitmap : NBD_CONTEXT_ALLOCATION;
 }
 
-static bool begin(struct nbd_handle *nbd, const NbdTarget *t)
+/* A peer that vanished without a word is noticed in half a minute.  Not for unix sockets. */
+static void watch_peer(int fd)
 {
-    if (nbd_set_export_name(nbd, t->export) < 0 || !set_tls(nbd, t) ||
+    int on = 1, idle = 10, interval = 5, count = 3, limit_ms = 30000;
+
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof(interval));
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof(count));
+    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &limit_ms, sizeof(limit_ms));
+}
+
+/* TLS is ours.  False: a->why. */
+static bool begin_in_tunnel(Attempt *a, const NbdTarget *t)
+{
+    const char *name = t->hostname ? t->hostname : t->kind == NBD_AT_TCP ? t->host : NULL;
+    g_autoptr(GError) error = NULL;
+    int fd = t->kind == NBD_AT_FD ? t->fd : nbd_dial(t->path, t->host, t->port, a->end_ns, &error);
+    int ours = -1;
+
+    if (fd >= 0) {
+        watch_peer(fd);
+        a->tunnel = nbd_tunnel_new(fd, t->keys, name, a->end_ns, &ours, &error);
+    }
+    if (a->tunnel)
+        return nbd_aio_connect_socket(a->nbd, ours) == 0;
+    a->why = g_strdup(error->message);
+    return false;
+}
+
+static bool begin(Attempt *a, const NbdTarget *t)
+{
+    struct nbd_handle *nbd = a->nbd;
+    bool tunnel = t->keys && nbd_tunnel_needed(t->keys, t->host, t->hostname);
+
+    if (nbd_set_export_name(nbd, t->export) < 0 || (!tunnel && !set_tls(nbd, t)) ||
         nbd_add_meta_context(nbd, context_of(t)) < 0)
         return false;
     nbd_set_pread_initialize(nbd, false);
+    if (tunnel)
+        return begin_in_tunnel(a, t);
     switch (t->kind) {
     case NBD_AT_UNIX:
         return nbd_aio_connect_unix(nbd, t->path) == 0;
@@ -118,16 +154,12 @@ static void ask(struct nbd_handle *nbd, const NbdTarget *t, NbdServerInfo *info)
     info->max_block = MAX(info->max_block, info->min_block);
 }
 
-/* A peer that vanished without a word is noticed in half a minute.  Not for unix sockets. */
-static void watch_peer(int fd)
+/* Nobody waits for a last word to arrive. */
+static void disconnect(struct nbd_handle *nbd, NbdTunnel *tunnel)
 {
-    int on = 1, idle = 10, interval = 5, count = 3, limit_ms = 30000;
-
-    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
-    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
-    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof(interval));
-    setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof(count));
-    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &limit_ms, sizeof(limit_ms));
+    nbd_tunnel_cut(tunnel);
+    nbd_close(nbd);
+    nbd_tunnel_free(tunnel);
 }
 
 static int attempt_run(void *opaque)
@@ -137,16 +169,17 @@ static int attempt_run(void *opaque)
     const char *why = NULL;
 
     a->nbd = nbd_create();
-    if (a->nbd && begin(a->nbd, t) && wait_ready(a->nbd, a->end_ns, &why)) {
+    if (a->nbd && begin(a, t) && wait_ready(a->nbd, a->end_ns, &why)) {
         ask(a->nbd, t, &a->info);
         watch_peer(nbd_aio_get_fd(a->nbd));
         return 0;
     }
-    if (!why)
-        why = nbd_get_error();
-    a->why = g_strdup(why ? why : "the connection was closed");
-    nbd_close(a->nbd);
-    a->nbd = NULL;
+    if (!a->why) {
+        if (!why)
+            why = nbd_get_error();
+        a->why = g_strdup(why ? why : "the connection was closed");
+    }
+    disconnect(g_steal_pointer(&a->nbd), g_steal_pointer(&a->tunnel));
     return -1;
 }
 
@@ -203,7 +236,7 @@ static void link_lost(NbdLink *link)
 {
     TRACE(nbd_client_lost, "node '%s': %s", block_node_name(link->client->node), nbd_get_error());
     g_clear_pointer(&link->watch, loop_fd_remove);
-    nbd_close(g_steal_pointer(&link->nbd));
+    disconnect(g_steal_pointer(&link->nbd), g_steal_pointer(&link->tunnel));
     __atomic_store_n(&link->lost_ns, loop_clock_ns(), __ATOMIC_RELAXED);
     __atomic_store_n(&link->retry_ns, 0, __ATOMIC_RELAXED);
     __atomic_store_n(&link->connected, false, __ATOMIC_RELEASE);
@@ -370,10 +403,11 @@ static bool co_fn try_connect(NbdLink *link)
 
     if (ret == 0 && !same_export(client, &a.info)) {
         TRACE(nbd_client_changed, "node '%s'", block_node_name(client->node));
-        nbd_close(a.nbd);
+        disconnect(a.nbd, a.tunnel);
         ret = -1;
     }
     if (ret == 0) {                        /* the link's loop attaches it with the next command */
+        link->tunnel = a.tunnel;
         __atomic_store_n(&link->nbd, a.nbd, __ATOMIC_RELEASE);
         __atomic_store_n(&link->lost_ns, 0, __ATOMIC_RELAXED);
         __atomic_store_n(&link->connected, true, __ATOMIC_RELEASE);
@@ -479,7 +513,7 @@ bool co_fn nbd_client_connect(NbdClient *client, GError **error)
         a.end_ns = client->open_ns ? MAX(end, now + SECOND_NS / 4) : now + ATTEMPT_NS;
         if (co_worker_call(attempt_run, &a) == 0)
             break;
-        if (loop_clock_ns() + RETRY_NS >= end) {
+        if (loop_clock_ns() + RETRY_NS >= end || client->target.kind == NBD_AT_FD) {   /* used up */
             g_autofree char *uri = nbd_target_uri(&client->target);
 
             fail(error, ERR_HOST, "Failed to connect to '%s': %s", uri, a.why);
@@ -492,13 +526,17 @@ bool co_fn nbd_client_connect(NbdClient *client, GError **error)
     client->info = a.info;
     link = link_new(client, NULL);
     link->nbd = a.nbd;
+    link->tunnel = a.tunnel;
     link->connected = true;
     return true;
 }
 
-static int close_run(void *nbd)
+static int close_run(void *opaque)
 {
-    nbd_close(nbd);
+    NbdLink *link = opaque;
+
+    nbd_close(link->nbd);
+    nbd_tunnel_free(link->tunnel);
     return 0;
 }
 
@@ -512,7 +550,7 @@ void co_fn nbd_client_disconnect(NbdClient *client)
             loop_call(link->loop, link_detach, link);
         if (link->nbd) {
             nbd_aio_disconnect(link->nbd, 0);
-            co_worker_call(close_run, link->nbd);
+            co_worker_call(close_run, link);
         }
         g_free(link);
     }

@@ -95,30 +95,16 @@ static bool take_address(NbdTarget *t, json_object *options, GError **error)
                              "server.host= and server.port=");
 }
 
-/* libnbd checks a certificate against the host's name, and against no other. */
-static bool check_hostname(const NbdTarget *t, const char *name, GError **error)
-{
-    if (!name || (t->kind == NBD_AT_TCP && !strcmp(name, t->host)))
-        return true;
-    if (!t->keys)
-        return fail(error, ERR_INVALID_PARAMETER, "tls-hostname requires tls-creds");
-    if (tls_keys_is_psk(t->keys) || !tls_keys_verify_peer(t->keys))
-        return true;                       /* nobody looks at names */
-    fail(error, ERR_UNSUPPORTED, "nbd: tls-hostname '%s': another name than the server's address has is "
-                                 "not offered", name);
-    return error_hint(error, "connect with server.host=%s", name);
-}
-
 static bool take_options(NbdClient *client, json_object *options, GError **error)
 {
     NbdTarget *t = &client->target;
-    g_autofree char *creds = NULL, *hostname = NULL;
+    g_autofree char *creds = NULL;
     Object *root = object_root((Object *)block_node_graph(client->node));
 
     t->export = g_strdup("");
     if (!take_address(t, options, error) || !take_text(options, "export", &t->export, error) ||
         !take_text(options, "tls-creds", &creds, error) ||
-        !take_text(options, "tls-hostname", &hostname, error) ||
+        !take_text(options, "tls-hostname", &t->hostname, error) ||
         !take_flag(options, "tls-system", &t->tls, error) ||
         !take_text(options, "x-dirty-bitmap", &t->bitmap, error) ||
         !take_seconds(options, "reconnect-delay", &client->reconnect_ns, error) ||
@@ -131,7 +117,8 @@ static bool take_options(NbdClient *client, json_object *options, GError **error
         if (!t->keys)
             return false;
     }
-    return check_hostname(t, hostname, error);
+    return !t->hostname || t->keys ||
+           fail(error, ERR_INVALID_PARAMETER, "tls-hostname requires tls-creds");
 }
 
 /* ---- opening and closing ---- */
@@ -148,6 +135,7 @@ static void free_client(NbdClient *client)
     g_free(t->port);
     g_free(t->export);
     g_free(t->bitmap);
+    g_free(t->hostname);
     pthread_mutex_destroy(&client->lock);
 }
 

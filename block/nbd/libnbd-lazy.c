@@ -10,8 +10,9 @@
     F(nbd_aio_pread) F(nbd_aio_pwrite) F(nbd_aio_trim) F(nbd_aio_zero) F(nbd_can_cache)            \
     F(nbd_can_df) F(nbd_can_fast_zero) F(nbd_can_flush) F(nbd_can_fua) F(nbd_can_meta_context)     \
     F(nbd_can_multi_conn) F(nbd_can_trim) F(nbd_can_zero) F(nbd_clear_meta_contexts)               \
-    F(nbd_close) F(nbd_connect_tcp) F(nbd_connect_unix) F(nbd_create) F(nbd_get_block_size)        \
-    F(nbd_get_errno) F(nbd_get_error) F(nbd_get_export_description) F(nbd_get_size)                \
+    F(nbd_close) F(nbd_connect_socket) F(nbd_connect_tcp) F(nbd_connect_unix) F(nbd_create)        \
+    F(nbd_get_block_size) F(nbd_get_errno) F(nbd_get_error) F(nbd_get_export_description)          \
+    F(nbd_get_size)                                                                                \
     F(nbd_is_read_only) F(nbd_is_rotational) F(nbd_opt_abort) F(nbd_opt_info) F(nbd_opt_list)      \
     F(nbd_opt_list_meta_context) F(nbd_set_export_name) F(nbd_set_full_info) F(nbd_set_opt_mode)   \
     F(nbd_set_pread_initialize) F(nbd_set_tls) F(nbd_set_tls_certificates)                         \

@@ -59,6 +59,7 @@ static TlsKeys *keys_new(TlsCreds *creds, bool is_psk)
     keys->side = creds->endpoint;
     keys->is_psk = is_psk;
     keys->verify_peer = creds->verify_peer;
+    keys->has_password = creds->passwordid != NULL;
     keys->dir = g_strdup(creds->dir);
     keys->priority = g_strdup(creds->priority);
     keys->username = g_strdup(creds->username);
@@ -298,6 +299,11 @@ const char *tls_keys_priority(const TlsKeys *keys)
 bool tls_keys_verify_peer(const TlsKeys *keys)
 {
     return keys->verify_peer;
+}
+
+bool tls_keys_has_password(const TlsKeys *keys)
+{
+    return keys->has_password;
 }
 
 static const Property common_props[] = {

@@ -25,3 +25,4 @@ const char *tls_keys_dir(const TlsKeys *keys);
 const char *tls_keys_username(const TlsKeys *keys);      /* psk, client */
 const char *tls_keys_priority(const TlsKeys *keys);      /* NULL: the library's own */
 bool tls_keys_verify_peer(const TlsKeys *keys);
+bool tls_keys_has_password(const TlsKeys *keys);         /* the private key is locked by one */

@@ -10,7 +10,7 @@ struct gnutls_psk_client_credentials_st;
 /* Counted (g_atomic_rc_box); does not change once its object is realized. */
 struct TlsKeys {
     TlsEndpoint side;
-    bool is_psk, verify_peer;
+    bool is_psk, verify_peer, has_password;
     char *dir, *priority, *username;       /* priority, username: NULL: the default */
     /* One of them, by is_psk and side. */
     struct gnutls_certificate_credentials_st *x509;

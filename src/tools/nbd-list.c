@@ -1,9 +1,10 @@
 /* vireo-nbd --list: asks another server what it offers, with libnbd. */
-#include <libnbd.h>
 #include <inttypes.h>
+#include <libnbd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include "block/nbd/libnbd-lazy.h"
+#include "block/nbd/tunnel.h"
 #include "src/sandbox/tls-creds.h"
 #include "src/tools/nbd.h"
 
@@ -12,15 +13,21 @@ static bool fail_nbd(GError **error, const char *what)
     return fail(error, ERR_HOST, "%s: %s", what, nbd_get_error());
 }
 
-/* Who has credentials wants TLS, and nothing less. */
-static bool use_tls(struct nbd_handle *nbd, Object *root, const char *id, GError **error)
+static const char *host_of(const NbdOptions *o)
 {
-    TlsKeys *keys = tls_creds_keys(root, id, TLS_CLIENT, error);
-    bool ok;
+    return o->bind ? o->bind : "localhost";
+}
 
-    if (!keys)
-        return false;
-    ok = nbd_set_tls(nbd, LIBNBD_TLS_REQUIRE) == 0;
+static const char *port_of(const NbdOptions *o)
+{
+    return o->port ? o->port : "10809";
+}
+
+/* Who has credentials wants TLS, and nothing less. */
+static bool use_tls(struct nbd_handle *nbd, const TlsKeys *keys, GError **error)
+{
+    bool ok = nbd_set_tls(nbd, LIBNBD_TLS_REQUIRE) == 0;
+
     if (ok && tls_keys_is_psk(keys)) {
         g_autofree char *path = g_build_filename(tls_keys_dir(keys), "keys.psk", NULL);
 
@@ -30,8 +37,31 @@ static bool use_tls(struct nbd_handle *nbd, Object *root, const char *id, GError
         ok = nbd_set_tls_certificates(nbd, tls_keys_dir(keys)) == 0 &&
              nbd_set_tls_verify_peer(nbd, tls_keys_verify_peer(keys)) == 0;
     }
-    tls_keys_unref(keys);
     return ok || fail_nbd(error, "TLS");
+}
+
+/* TLS of our own; *tunnel is to be freed after the handle, in any case. */
+static bool connect_by_tunnel(struct nbd_handle *nbd, const NbdOptions *o, TlsKeys *keys, NbdTunnel **tunnel,
+                              GError **error)
+{
+    int64_t end_ns = loop_clock_ns() + NBD_HANDSHAKE_SECONDS * INT64_C(1000000000);
+    const char *name = o->tls_hostname ? o->tls_hostname : o->socket ? NULL : host_of(o);
+    int server = nbd_dial(o->socket, host_of(o), port_of(o), end_ns, error), fd = -1;
+
+    if (server >= 0)
+        *tunnel = nbd_tunnel_new(server, keys, name, end_ns, &fd, error);
+    return *tunnel ? nbd_connect_socket(nbd, fd) == 0 || fail_nbd(error, "libnbd") : false;
+}
+
+static bool connect_to_server(struct nbd_handle *nbd, const NbdOptions *o, TlsKeys *keys, NbdTunnel **tunnel,
+                              GError **error)
+{
+    if (keys && nbd_tunnel_needed(keys, o->socket ? NULL : host_of(o), o->tls_hostname))
+        return connect_by_tunnel(nbd, o, keys, tunnel, error) || error_prefix(error, "Failed to connect: ");
+    return (!keys || use_tls(nbd, keys, error)) &&
+           ((o->socket ? nbd_connect_unix(nbd, o->socket)
+                       : nbd_connect_tcp(nbd, host_of(o), port_of(o))) == 0 ||
+            fail_nbd(error, "Failed to connect"));
 }
 
 static int collect(void *opaque, const char *name, const char *description)
@@ -107,26 +137,34 @@ static bool list(struct nbd_handle *nbd, GError **error)
     return true;
 }
 
-bool nbd_list(Object *root, const char *socket, const char *host, const char *port,
-              const char *tls_creds, GError **error)
+static bool list_with(const NbdOptions *o, TlsKeys *keys, GError **error)
 {
-    struct nbd_handle *nbd;
+    struct nbd_handle *nbd = nbd_create();
+    NbdTunnel *tunnel = NULL;
     bool ok;
 
-    if (!libnbd_load(error))
-        return false;
-    nbd = nbd_create();
     if (!nbd)
         return fail_nbd(error, "libnbd");
     nbd_set_opt_mode(nbd, true);
     nbd_set_full_info(nbd, true);
-    ok = !tls_creds || use_tls(nbd, root, tls_creds, error);
-    if (ok && (socket ? nbd_connect_unix(nbd, socket)
-                      : nbd_connect_tcp(nbd, host ? host : "localhost", port ? port : "10809")) < 0)
-        ok = fail_nbd(error, "Failed to connect");
-    ok = ok && list(nbd, error);
+    ok = connect_to_server(nbd, o, keys, &tunnel, error) && list(nbd, error);
     if (nbd_aio_is_negotiating(nbd) > 0)
         nbd_opt_abort(nbd);
     nbd_close(nbd);
+    nbd_tunnel_free(tunnel);
+    return ok;
+}
+
+bool nbd_list(Object *root, const NbdOptions *o, GError **error)
+{
+    TlsKeys *keys = NULL;
+    bool ok;
+
+    if (!libnbd_load(error))
+        return false;
+    if (o->tls_creds && !(keys = tls_creds_keys(root, o->tls_creds, TLS_CLIENT, error)))
+        return false;
+    ok = list_with(o, keys, error);
+    tls_keys_unref(keys);
     return ok;
 }

@@ -34,7 +34,8 @@ static const struct {
     { OPT_OBJECT, "object", "OBJECT", "a user creatable object, as vireo's -object" },
     { OPT_TLS_CREDS, "tls-creds", "ID", "TLS credentials: an object named before" },
     { OPT_TLS_AUTHZ, "tls-authz", "ID", "who may connect, by certificate or key: an authz-* object named before" },
-    { OPT_TLS_HOSTNAME, "tls-hostname", "NAME", "not offered" },
+    { OPT_TLS_HOSTNAME, "tls-hostname", "NAME", "with --list: whom the server's certificate must name, if not the "
+                                        "host" },
     { 'T', "trace", "PATTERN", "trace events to write to standard error" },
     { OPT_FORK, "fork", NULL, "leave a server behind, and end when it can be connected to" },
     { OPT_PID_FILE, "pid-file", "PATH", "write the server's process id there" },
@@ -195,13 +196,12 @@ static bool take_option(NbdOptions *o, int key, const char *value, GError **erro
     case OPT_OBJECT: g_ptr_array_add(o->objects, (void *)value); return true;
     case OPT_TLS_CREDS: o->tls_creds = value; return true;
     case OPT_TLS_AUTHZ: o->tls_authz = value; return true;
+    case OPT_TLS_HOSTNAME: o->tls_hostname = value; return true;
     case OPT_IMAGE_OPTS: o->image_opts = true; return true;
     case OPT_FORK: o->fork = true; return true;
     case OPT_PID_FILE: o->pid_file = value; return true;
     case OPT_THREADS: return take_number("--threads", value, 64, &o->threads, error);
     case OPT_POLL: return take_number("--poll-max-ns", value, 1000000000, &o->poll_max_ns, error);
-    case OPT_TLS_HOSTNAME:
-        return refuse(error, "--tls-hostname", "the name in the address is checked");
     case OPT_SELINUX:
         return refuse(error, "--selinux-label", "start it in a domain of its own");
     }
@@ -230,6 +230,10 @@ static bool check_options(const NbdOptions *o, GError **error)
         return fail(error, ERR_INVALID_PARAMETER, "--tls-authz is not permitted without --tls-creds");
     if (o->tls_authz && o->list)
         return fail(error, ERR_INVALID_PARAMETER, "TLS authorization is incompatible with export list");
+    if (o->tls_hostname && !o->tls_creds)
+        return fail(error, ERR_INVALID_PARAMETER, "--tls-hostname is not permitted without --tls-creds");
+    if (o->tls_hostname && !o->list)
+        return fail(error, ERR_INVALID_PARAMETER, "TLS hostname is only supported with export list");
     if (o->image_opts && o->format)
         return fail(error, ERR_INVALID_PARAMETER, "--image-opts and -f are mutually exclusive");
     if (o->temporary && o->snapshot)

@@ -10,7 +10,7 @@
 
 typedef struct NbdOptions {
     const char *port, *bind, *socket, *name, *description, *format, *cache, *aio, *discard,
-        *detect_zeroes, *tls_creds, *tls_authz, *pid_file, *snapshot, *device, *file;
+        *detect_zeroes, *tls_creds, *tls_authz, *tls_hostname, *pid_file, *snapshot, *device, *file;
     uint64_t offset, shared, threads, poll_max_ns;
     bool persistent, verbose, depth, list, read_only, temporary, image_opts, fork, disconnect;
     GPtrArray *objects, *bitmaps;          /* of const char */
@@ -35,9 +35,8 @@ bool nbd_image_writethrough(const NbdOptions *o);
 
 /* ---- nbd-list.c ---- */
 
-/* --list: what a server offers, on standard output.  NULL: not given. */
-bool nbd_list(Object *root, const char *socket, const char *host, const char *port,
-              const char *tls_creds, GError **error);
+/* --list: what a server offers, on standard output. */
+bool nbd_list(Object *root, const NbdOptions *o, GError **error);
 
 /* ---- nbd-device.c: the kernel's client, /dev/nbdN ---- */
 

@@ -224,7 +224,7 @@ static bool run(Server *s, unsigned inherited, int parent, GError **error)
     if (!make_objects(s, error))
         return false;
     if (o->list)
-        return nbd_list(s->root, o->socket, o->bind, o->port, o->tls_creds, error);
+        return nbd_list(s->root, o, error);
     if (o->pid_file && !process_write_pid("--pid-file", o->pid_file, &pid_fd, error))
         return false;
     s->exports = block_exports_of(s->root);

@@ -63,7 +63,6 @@ class Program(Case):
                             (["-d", "/dev/null"], "no NBD device"), (["-c", "/dev/nbd0", "-d", image], "--connect"),
                             (["-L", "-c", "/dev/nbd0"], "--connect"), (["-s", "-l", "x", image], "--load-snapshot"),
                             (["--tls-authz", "x", image], "tls-authz"), (["-T", "no-such-*", image], "no-such-*"),
-                            (["--tls-hostname", "x", image], "not offered"),
                             (["--selinux-label", "x", image], "not offered"),
                             (["--discard=ignore", "--detect-zeroes=unmap", "-f", "raw", image], "discard"),
                             (["-l", "none", "-f", "raw", image], "snapshot"),

@@ -3,12 +3,15 @@
 
 usage: nbdtls.py VIREO_NBD VIREO_IMG VIREO [unittest arguments]
 """
+import contextlib
 import json
 import os
+import random
 import shutil
 import socket
 import ssl
 import tempfile
+import threading
 
 import nbd
 
@@ -254,6 +257,148 @@ class Authorization(TlsCase):
             self.assertIn(words, done.stderr.decode())
         done = run(VIREO_NBD, "-L", *server, "--tls-authz", "x", check=False)
         self.assertIn("TLS authorization is incompatible with export list", done.stderr.decode())
+
+
+class Hostname(TlsCase):
+    """The server's certificate, where the address does not say whom it must name."""
+
+    def opts(self, port, more=""):
+        return "driver=nbd,server.type=inet,server.host=127.0.0.1,server.port=%d,tls-creds=tls0%s" % (port, more)
+
+    def unix_server(self, program, *options):
+        path = self.path("tls.sock")
+        if os.path.exists(path):
+            os.remove(path)
+        self.daemon(program, "-k", path, "-t", "-e", "0", "--object", self.x509("server"), "--tls-creds", "tls0",
+                    "-f", "raw", *options, self.image(), ready=path)
+        return "driver=nbd,server.type=unix,server.path=%s,tls-creds=tls0" % path
+
+    def look(self, creds, opts, *objects):
+        return run(VIREO_IMG, "info", "--object", creds, *objects, "--image-opts", opts, check=False)
+
+    def check_refused(self, done, words):
+        self.assertEqual(done.returncode, 1, done.stdout)
+        self.assertIn(words, done.stderr.decode())
+
+    def strangers(self):
+        """What a client of another CA's has."""
+        folder = self.path("other-ca")
+        os.mkdir(folder)
+        run("certtool", "--generate-privkey", "--key-type=ecdsa", "--outfile", folder + "/key")
+        with open(folder + "/info", "w") as f:
+            f.write("cn=localhost\nca\ncert_signing_key\n")
+        run("certtool", "--generate-self-signed", "--load-privkey", folder + "/key", "--template", folder + "/info",
+            "--outfile", folder + "/ca-cert.pem")
+        return "tls-creds-x509,id=tls0,endpoint=client,dir=" + folder
+
+    def test_list(self):
+        for program in ("qemu-nbd", VIREO_NBD):
+            port, _ = self.secure(program, self.x509("server"))
+            line = [VIREO_NBD, "-L", "-b", "127.0.0.1", "-p", port, "--object", self.x509("client"), "--tls-creds", "tls0"]
+            self.assertEqual(run(*line, check=False).returncode, 1)             # it does not name 127.0.0.1
+            self.assertIn("size:  4194304", run(*line, "--tls-hostname", "localhost").stdout.decode())
+            self.check_refused(run(*line, "--tls-hostname", "store", check=False), "certificate is refused")
+        for options, words in ((["-L", "--tls-hostname", "x"], "--tls-hostname is not permitted without --tls-creds"),
+                               (["--tls-hostname", "x", "--tls-creds", "tls0", self.image()], "only supported with")):
+            self.check_refused(run(VIREO_NBD, *options, check=False), words)
+
+    def test_the_driver(self):
+        """All that goes through the tunnel arrives: written and read, by several connections at once."""
+        for program in ("qemu-nbd", VIREO_NBD):
+            port, _ = self.secure(program, self.x509("server"))
+            self.check_refused(self.look(self.x509("client"), self.opts(port)), "Failed to connect")
+            self.check_refused(self.look(self.x509("client"), self.opts(port, ",tls-hostname=store")),
+                               "certificate is refused")
+            _, _, ours = self.serve(self.opts(port, ",tls-hostname=localhost"), "--object", self.x509("client"),
+                                    "--image-opts", "-e", "0")
+            data = random.Random(port).randbytes(4 * MiB)
+            with open(self.path("in"), "wb") as f:
+                f.write(data)
+            run("nbdcopy", "--flush", self.path("in"), ours)
+            run("nbdcopy", ours, self.path("out"))
+            self.assertTrue(self.read(self.path("out")) == data)
+            self.assertTrue(self.read(self.path("disk.raw")) == data)
+        done = run(VIREO_IMG, "info", "--image-opts", self.opts(1, ",tls-hostname=x").replace(",tls-creds=tls0", ""),
+                   check=False)
+        self.check_refused(done, "tls-hostname requires tls-creds")
+
+    def test_a_server_that_comes_back(self):
+        port = free_port()
+        line = [VIREO_NBD, "--object", self.x509("server"), "--tls-creds", "tls0", "-b", "127.0.0.1", "-p", port, "-t",
+                "-f", "raw", "-e", "0", self.image()]
+        first = self.daemon(*line)
+        self.wait_for(port)
+        _, _, ours = self.serve(self.opts(port, ",tls-hostname=localhost,reconnect-delay=60"), "--object",
+                                self.x509("client"), "--image-opts")
+        with self.client(ours) as h:
+            for _ in range(3):
+                before = bytes(h.pread(MiB, 0))
+                self.end(first)
+                first = self.daemon(*line)
+                self.assertTrue(bytes(h.pread(MiB, 0)) == before)
+
+    def test_unix_sockets(self):
+        for program in ("qemu-nbd", VIREO_NBD):
+            opts = self.unix_server(program)
+            for more, ok in (("", True), (",tls-hostname=localhost", True), (",tls-hostname=store", False)):
+                self.assertEqual(self.look(self.x509("client"), opts + more).returncode == 0, ok, more)
+            stranger = self.strangers()
+            self.check_refused(self.look(stranger, opts), "certificate is refused")
+            shutil.rmtree(self.path("other-ca"))
+
+    def test_a_key_with_a_password(self):
+        """And priorities: libnbd knows neither."""
+        folder = self.path("locked")
+        shutil.copytree(self.pki, folder)
+        run("openssl", "pkcs8", "-topk8", "-in", self.pki + "/client-key.pem", "-out", folder + "/client-key.pem",
+            "-passout", "pass:sesame")
+        creds = "tls-creds-x509,id=tls0,endpoint=client,passwordid=s0,dir=" + folder
+        port, _ = self.secure(VIREO_NBD, self.x509("server") + ",priority=NORMAL:-VERS-ALL:+VERS-TLS1.2")
+        opts = self.opts(port).replace("127.0.0.1", "localhost")
+        run(VIREO_IMG, "info", "--object", "secret,id=s0,data=sesame", "--object", creds, "--image-opts", opts)
+        self.assertEqual(self.look(self.x509("client") + ",priority=SECURE128", opts).returncode, 0)
+        self.check_refused(self.look(self.x509("client") + ",priority=NORMAL:-VERS-ALL:+VERS-TLS1.3", opts), "TLS")
+        wrong = run(VIREO_IMG, "info", "--object", "secret,id=s0,data=x", "--object", creds, "--image-opts", opts,
+                    check=False)
+        self.check_refused(wrong, "client-key.pem")
+
+    def test_servers_that_do_not_play(self):
+        good = b"NBDMAGICIHAVEOPT\0\3"
+        ack = b"\0\x03\xe8\x89\x04\x55\x65\xa9\0\0\0\5"
+        for words, said in ((b"", "closed the connection"), (b"x" * 18, "newstyle"), (b"NBDMAGIC", "closed"),
+                            (b"NBDMAGIC\0\0\x42\x02\x81\x86\x12\x53\0\0", "newstyle"), (good, "closed"),
+                            (b"NBDMAGICIHAVEOPT\0\0", "newstyle"), (good + b"x" * 20, "no answer to what was asked"),
+                            (good + ack + b"\x80\0\0\2\0\0\0\3no!", "does not do TLS: no!"),
+                            (good + ack + b"\x80\0\0\2\0\0\0\0", "does not do TLS"),
+                            (good + ack + b"\x80\0\0\2\xff\xff\xff\xff", "no answer"),
+                            (good + ack + b"\0\0\0\1\0\0\0\0no TLS", "TLS handshake failed")):
+            with self.one_shot(words) as port:
+                self.check_refused(self.look(self.x509("client"), self.opts(port, ",tls-hostname=x")), said)
+        port = free_port()
+        self.daemon(VIREO_NBD, "-b", "127.0.0.1", "-p", port, "-t", "-f", "raw", self.image())
+        self.wait_for(port)
+        self.check_refused(self.look(self.x509("client"), self.opts(port, ",tls-hostname=x")),
+                           "the server does not do TLS: TLS not configured")
+
+    @contextlib.contextmanager
+    def one_shot(self, words):
+        """A server that says this to one client, and ends."""
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            s.listen()
+
+            def serve():
+                with s.accept()[0] as c:
+                    c.sendall(words)
+                    c.shutdown(socket.SHUT_WR)
+                    with contextlib.suppress(ConnectionResetError):
+                        while c.recv(4096):
+                            pass
+
+            thread = threading.Thread(target=serve)
+            thread.start()
+            yield s.getsockname()[1]
+            thread.join()
 
 
 class Machine(Monitored, TlsCase):
