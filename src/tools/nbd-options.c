@@ -39,7 +39,7 @@ static const struct {
     { 'T', "trace", "PATTERN", "trace events to write to standard error" },
     { OPT_FORK, "fork", NULL, "leave a server behind, and end when it can be connected to" },
     { OPT_PID_FILE, "pid-file", "PATH", "write the server's process id there" },
-    { OPT_SELINUX, "selinux-label", "LABEL", "not offered" },
+    { OPT_SELINUX, "selinux-label", "LABEL", "SELinux label of the socket that is listened at" },
     { 'c', "connect", "DEV", "the image becomes the device DEV (/dev/nbd0) of this host's kernel" },
     { 'd', "disconnect", NULL, "FILE is such a device: the kernel lets go of it" },
     { 'f', "format", "FMT", "the image's format; without it its first bytes tell" },
@@ -135,12 +135,6 @@ static bool answer(int key, const char *value)
 
 /* ---- taking them ---- */
 
-static bool refuse(GError **error, const char *option, const char *hint)
-{
-    fail(error, ERR_UNSUPPORTED, "%s is not offered by this build", option);
-    return error_hint(error, "%s", hint);
-}
-
 static bool take_size(const char *option, const char *text, uint64_t *ret, GError **error)
 {
     g_autoptr(json_object) value = json_object_new_string(text);
@@ -200,10 +194,9 @@ static bool take_option(NbdOptions *o, int key, const char *value, GError **erro
     case OPT_IMAGE_OPTS: o->image_opts = true; return true;
     case OPT_FORK: o->fork = true; return true;
     case OPT_PID_FILE: o->pid_file = value; return true;
+    case OPT_SELINUX: o->selinux = value; return true;
     case OPT_THREADS: return take_number("--threads", value, 64, &o->threads, error);
     case OPT_POLL: return take_number("--poll-max-ns", value, 1000000000, &o->poll_max_ns, error);
-    case OPT_SELINUX:
-        return refuse(error, "--selinux-label", "start it in a domain of its own");
     }
     return fail(error, ERR_UNKNOWN_PARAMETER, "unknown option");
 }
@@ -234,6 +227,8 @@ static bool check_options(const NbdOptions *o, GError **error)
         return fail(error, ERR_INVALID_PARAMETER, "--tls-hostname is not permitted without --tls-creds");
     if (o->tls_hostname && !o->list)
         return fail(error, ERR_INVALID_PARAMETER, "TLS hostname is only supported with export list");
+    if (o->selinux && (o->list || (o->device && !o->socket && !tcp)))
+        return fail(error, ERR_INVALID_PARAMETER, "--selinux-label: there is no socket to listen at");
     if (o->image_opts && o->format)
         return fail(error, ERR_INVALID_PARAMETER, "--image-opts and -f are mutually exclusive");
     if (o->temporary && o->snapshot)

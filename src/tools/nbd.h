@@ -10,7 +10,7 @@
 
 typedef struct NbdOptions {
     const char *port, *bind, *socket, *name, *description, *format, *cache, *aio, *discard,
-        *detect_zeroes, *tls_creds, *tls_authz, *tls_hostname, *pid_file, *snapshot, *device, *file;
+        *detect_zeroes, *tls_creds, *tls_authz, *tls_hostname, *selinux, *pid_file, *snapshot, *device, *file;
     uint64_t offset, shared, threads, poll_max_ns;
     bool persistent, verbose, depth, list, read_only, temporary, image_opts, fork, disconnect;
     GPtrArray *objects, *bitmaps;          /* of const char */

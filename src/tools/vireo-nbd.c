@@ -15,6 +15,7 @@
 #include "src/base/trace.h"
 #include "src/base/util.h"
 #include "src/object/iothread.h"
+#include "src/sandbox/selinux.h"
 #include "src/tools/nbd.h"
 
 typedef struct Server {
@@ -146,6 +147,9 @@ static bool listen_inherited(Server *s, unsigned count, GError **error)
     if (o->socket || o->port || o->bind)
         return fail(error, ERR_INVALID_PARAMETER, "a socket was handed over (LISTEN_FDS): "
                                                   "--socket, --port and --bind are one too many");
+    if (o->selinux)
+        return fail(error, ERR_INVALID_PARAMETER, "--selinux-label: a socket was handed over (LISTEN_FDS), with a "
+                                                  "label of its own");
     for (unsigned i = 0; i < count; i++) {
         fcntl(3 + i, F_SETFD, FD_CLOEXEC);
         if (!nbd_server_add_socket(s->exports, 3 + i, error))
@@ -154,13 +158,24 @@ static bool listen_inherited(Server *s, unsigned count, GError **error)
     return true;
 }
 
+static bool listen_at(Server *s, json_object *addr, GError **error)
+{
+    const char *label = s->options.selinux, *what = "--selinux-label";
+    bool ok;
+
+    if (!label)
+        return nbd_server_add_address(s->exports, addr, error);
+    ok = selinux_label_sockets(what, label, error) && nbd_server_add_address(s->exports, addr, error);
+    return selinux_label_sockets(what, NULL, ok ? error : NULL) && ok;
+}
+
 static bool listen_all(Server *s, unsigned inherited, GError **error)
 {
     g_autoptr(json_object) addr = inherited ? NULL : address(&s->options);
 
     if (inherited)
         return listen_inherited(s, inherited, error);
-    return !addr || nbd_server_add_address(s->exports, addr, error);
+    return !addr || listen_at(s, addr, error);
 }
 
 static bool start_server(Server *s, unsigned inherited, GError **error)
@@ -221,7 +236,7 @@ static bool run(Server *s, unsigned inherited, int parent, GError **error)
     auto_fd pid_fd = -1;
     bool ok;
 
-    if (!make_objects(s, error))
+    if ((o->selinux && !selinux_usable("--selinux-label", error)) || !make_objects(s, error))
         return false;
     if (o->list)
         return nbd_list(s->root, o, error);

@@ -63,7 +63,8 @@ class Program(Case):
                             (["-d", "/dev/null"], "no NBD device"), (["-c", "/dev/nbd0", "-d", image], "--connect"),
                             (["-L", "-c", "/dev/nbd0"], "--connect"), (["-s", "-l", "x", image], "--load-snapshot"),
                             (["--tls-authz", "x", image], "tls-authz"), (["-T", "no-such-*", image], "no-such-*"),
-                            (["--selinux-label", "x", image], "not offered"),
+                            (["-L", "--selinux-label", "x"], "no socket"),
+                            (["-c", "/dev/nbd0", "--selinux-label", "x", image], "no socket"),
                             (["--discard=ignore", "--detect-zeroes=unmap", "-f", "raw", image], "discard"),
                             (["-l", "none", "-f", "raw", image], "snapshot"),
                             (["--cache", "x", image], "cache mode"), (["-f", "raw", "/none"], "/none"),
@@ -101,6 +102,39 @@ class Program(Case):
         page = run(VIREO_NBD, "--man-page").stdout.decode()
         for text in (".TH VIREO\\-NBD 1", ".SH EXAMPLES", "\\-\\-allocation\\-depth"):
             self.assertIn(text, page)
+
+    def test_an_selinux_label(self):
+        """Only the socket that is listened at is made under it."""
+        if os.environ.get("VIREO_HAS_SELINUX") != "1":
+            done = run(VIREO_NBD, "--selinux-label", "x", "-f", "raw", self.image(), check=False)
+            self.assertIn("this build has no SELinux", done.stderr.decode())
+            return
+        path, log = self.path("s"), self.path("log")
+        env = dict(os.environ, LD_LIBRARY_PATH=os.environ["VIREO_FAKE_LIBRARIES"], FAKE_SELINUX_LOG=log,
+                   FAKE_SELINUX_SOCKET=path)
+        label = "system_u:object_r:svirt_socket_t:s0:c1,c2"
+        self.daemon(VIREO_NBD, "-t", "-k", path, "--selinux-label", label, "-f", "raw", self.image(), ready=path,
+                    env=env)
+        run("nbdinfo", "--size", "nbd+unix:///?socket=" + path)
+        self.assertEqual(self.read(log).decode(), label + " before\n- after\n")
+        for line, words in ((["--selinux-label", "bad", "-k", self.path("t")], "cannot label sockets 'bad'"),
+                            (["--selinux-label", "x", "-k", "/none/s"], "/none/s")):
+            done = run(VIREO_NBD, *line, "-f", "raw", self.image(), check=False, env=env)
+            self.assertEqual(done.returncode, 1)
+            self.assertIn(words, done.stderr.decode())
+            self.assertFalse(os.path.exists(self.path("t")))
+        run("nbdcopy", "--", "[", VIREO_NBD, "-f", "raw", self.image(), "]", self.path("out"), env=env)
+        done = run("nbdcopy", "--", "[", VIREO_NBD, "--selinux-label", "x", "-f", "raw", self.image(), "]",
+                   self.path("out"), env=env, check=False)
+        self.assertIn("handed over", done.stderr.decode())
+
+    def test_a_kernel_without_selinux(self):
+        if os.environ.get("VIREO_HAS_SELINUX") != "1" or os.path.exists("/sys/fs/selinux/enforce"):
+            self.skipTest("this kernel has it, or this build has not")
+        env = {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"}      # meson's has the fake
+        done = run(VIREO_NBD, "-k", self.path("s"), "--selinux-label", "x", "-f", "raw", "/none", check=False, env=env)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("SELinux is not enabled in this host's kernel", done.stderr.decode())
 
     def test_a_kernel_without_the_client(self):
         if os.path.exists("/sys/module/nbd"):
