@@ -5,7 +5,7 @@
  *     authz-simple      one identity
  *     authz-list        rules, the first of which that matches decides
  *     authz-list-file   such rules in a file, which is read again when it changes
- *     authz-pam         the host's PAM
+ *     authz-pam         the account rules of a service of the host's PAM
  *
  * Whatever goes wrong on the way to an answer means no.  Threads: main thread, VM lock.
  */

@@ -12,6 +12,7 @@ import socket
 import ssl
 import tempfile
 import threading
+import unittest
 
 import nbd
 
@@ -241,6 +242,20 @@ class Authorization(TlsCase):
             with_key = uri.replace("//", "//%s@" % user) + "/?tls-psk-file=" + os.path.join(self.pki, "keys.psk")
             self.assertEqual(run("nbdinfo", "--size", with_key, check=False).returncode == 0, ok, user)
         self.assertIn("'who' refuses 'eve'", self.log())
+
+    @unittest.skipIf(not os.path.exists("/etc/pam.d/other") or os.getuid(), "PAM as Debian has it, and root")
+    def test_accounts_of_this_host(self):
+        """A key for root; none of the others whom the file has is an account."""
+        folder = self.path("psk")
+        os.mkdir(folder)
+        with open(folder + "/keys.psk", "w") as f:
+            f.write("root:00112233\nno-such-account:44556677\n")
+        _, uri = self.secure_for(VIREO_NBD, "authz-pam,id=who,service=other",
+                                 "tls-creds-psk,id=tls0,endpoint=server,dir=" + folder)
+        for user, ok in (("root", True), ("no-such-account", False), ("root", True)):
+            with_key = uri.replace("//", "//%s@" % user) + "/?tls-psk-file=" + folder + "/keys.psk"
+            self.assertEqual(run("nbdinfo", "--size", with_key, check=False).returncode == 0, ok, user)
+        self.assertIn("PAM's service 'other'", self.log())
 
     def test_wrong_lines(self):
         image, server = self.image(), ["--object", self.x509("server"), "--tls-creds", "tls0"]

@@ -135,6 +135,7 @@ START_TEST(refusals)
         { "authz-list-file,id=a,filename=/none/x", "object 'a': cannot watch '/none': No such file" },
         { "authz-list-file,id=a,refresh=off,filename=/none/x", "object 'a': cannot read '/none/x': No such file" },
         { "authz-list-file,id=a,filename=/dev/null", "'/dev/null' is no regular file" },
+        { "authz-pam,id=a", "object 'a': Parameter 'service' is missing" },
         { "authz,id=a", "authz" },
     };
 
@@ -144,6 +145,26 @@ START_TEST(refusals)
 
         ck_assert_msg(!make(root, bad[i].options, &error), "%s was taken", bad[i].options);
         ck_error(error, bad[i].why);
+    }
+}
+END_TEST
+
+/* The host's own service for whom no other is meant: any account of this host, and nobody else. */
+START_TEST(accounts_of_the_host)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(Object) root = new_root();
+
+    if (!g_file_test("/etc/pam.d/other", G_FILE_TEST_EXISTS) || getuid())
+        return;
+    ck_assert_msg(make(root, "authz-pam,id=a,service=other", &error) != NULL, "%s", error ? error->message : "");
+    for (int i = 0; i < 2; i++) {
+        ck_assert(allows(root, "a", "root", &error));
+        ck_no_error(error);
+        ck_assert(!allows(root, "a", "no-such-account", &error));
+        ck_error(error, "'a' refuses 'no-such-account': PAM's service 'other': ");
+        ck_assert(!allows(root, "a", "", &error));
+        ck_error(error, "'a' refuses ''");
     }
 }
 END_TEST
@@ -405,6 +426,7 @@ static void add_tests(TCase *tc)
     tcase_add_test(tc, rules_in_order);
     tcase_add_test(tc, nobody_by_default);
     tcase_add_test(tc, refusals);
+    tcase_add_test(tc, accounts_of_the_host);
     tcase_add_test(tc, the_object_is_looked_up_each_time);
     tcase_add_test(tc, rules_change_at_run_time);
     tcase_add_test(tc, a_file_that_changes);
