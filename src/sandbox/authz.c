@@ -22,6 +22,18 @@ bool authz_exists(Object *root, const char *id, GError **error)
     return find(root, id, error) != NULL;
 }
 
+/* A name may hold what would look like lines of the log's own. */
+static char *printable(const char *text)
+{
+    char *copy = g_utf8_make_valid(text, -1);
+
+    for (char *c = copy; *c; c++) {
+        if (g_ascii_iscntrl(*c))
+            *c = '?';
+    }
+    return copy;
+}
+
 /* Held meanwhile: an object that waits for its answer is in use.  Text that is not UTF-8 is not what an
  * administrator can have written down. */
 bool co_fn authz_allows(Object *root, const char *id, const char *identity, GError **error)
@@ -29,6 +41,7 @@ bool co_fn authz_allows(Object *root, const char *id, const char *identity, GErr
     Object *found = find(root, id, error);
     g_autoptr(Object) authz = found ? object_ref(found) : NULL;
     g_autoptr(GError) cause = NULL;
+    g_autofree char *shown = NULL;
     const AuthzOps *ops;
 
     if (!authz)
@@ -36,7 +49,8 @@ bool co_fn authz_allows(Object *root, const char *id, const char *identity, GErr
     ops = type_ops(authz->type);
     if (g_utf8_validate(identity, -1, NULL) && ops->allows(authz, identity, &cause))
         return true;
-    fail(error, ERR_PERMISSION, "'%s' refuses '%s'%s%s", id, identity, cause ? ": " : "",
+    shown = printable(identity);
+    fail(error, ERR_PERMISSION, "'%s' refuses '%s'%s%s", id, shown, cause ? ": " : "",
          cause ? cause->message : "");
     return error_object(error, "%s", id);
 }

@@ -209,30 +209,35 @@ static ssize_t to_errno(ssize_t ret)
     }
 }
 
-/* Alerts that are no errors, and requests for new keys, are no reason to stop. */
-static bool is_passing(const TlsSession *session, ssize_t ret)
+/* Alerts that are no errors, and requests for new keys, are no reason to stop; who sends nothing else would
+ * keep the loop from its other work. */
+static bool is_passing(ssize_t ret, unsigned *seen)
 {
+    enum { IN_A_ROW = 32 };
+
     return ret < 0 && ret != GNUTLS_E_AGAIN && ret != GNUTLS_E_REHANDSHAKE &&
-           !gnutls_error_is_fatal((int)ret);
+           !gnutls_error_is_fatal((int)ret) && ++*seen < IN_A_ROW;
 }
 
 ssize_t tls_session_read(TlsSession *session, void *data, size_t bytes)
 {
+    unsigned seen = 0;
     ssize_t ret;
 
     do {
         ret = gnutls_record_recv(session->tls, data, bytes);
-    } while (is_passing(session, ret));
+    } while (is_passing(ret, &seen));
     return to_errno(ret);
 }
 
 ssize_t tls_session_write(TlsSession *session, const void *data, size_t bytes)
 {
+    unsigned seen = 0;
     ssize_t ret;
 
     do {
         ret = gnutls_record_send(session->tls, data, bytes);
-    } while (is_passing(session, ret));
+    } while (is_passing(ret, &seen));
     return to_errno(ret);
 }
 
