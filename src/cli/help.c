@@ -68,12 +68,6 @@ static void print_machine(const Type *type, void *opaque)
            ops && ops->is_default ? " (default)" : "");
 }
 
-static void print_creatable(const Type *type, void *opaque)
-{
-    if (!type->abstract && type->user_creatable)
-        printf("%-28s %s\n", type->name, type->help ?: "");
-}
-
 static void print_chardev(const Type *type, void *opaque)
 {
     if (!type->abstract)
@@ -121,8 +115,9 @@ static void print_list(const char *option)
 
         printf("%s", text);
     } else if (!strcmp(option, "object")) {
-        printf("Objects:\n");
-        type_foreach("user-object", print_creatable, NULL);
+        g_autofree char *text = user_object_help("help");
+
+        printf("%s", text);
     } else if (!strcmp(option, "chardev")) {
         printf("Character devices:\n");
         type_foreach("chardev", print_chardev, NULL);

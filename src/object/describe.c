@@ -189,6 +189,31 @@ char *types_describe(const char *ancestor)
     return g_string_free(text, FALSE);
 }
 
+static void list_user_object(const Type *type, void *text)
+{
+    if (type->user_creatable && !type->abstract)
+        g_string_append_printf(text, "%-28s %s\n", type->name, type->help);
+}
+
+char *user_object_help(const char *option)
+{
+    g_autoptr(json_object) options = options_parse(option, "qom-type", NULL);
+    const char *name = options ? json_get_str(options, "qom-type") : NULL;
+    const Type *type = name ? type_find(name) : NULL;
+    g_autofree char *properties = NULL;
+
+    if (name && !strcmp(name, "help")) {
+        GString *text = g_string_new("Objects:\n");
+
+        type_foreach("user-object", list_user_object, text);
+        return g_string_free(text, FALSE);
+    }
+    if (!type || type->abstract || !type_is_a(type, "user-object") || !json_get_str(options, "help"))
+        return NULL;
+    properties = type_describe(type);
+    return g_strdup_printf("%s: %s\n%s", type->name, type->help, properties);
+}
+
 char *type_list_devices(void)
 {
     return types_describe("device");

@@ -16,5 +16,9 @@ char *type_describe(const Type *type);
  * one 'name "X", bus Y, desc "Z"' on each line; g_free. */
 char *types_describe(const char *ancestor);
 
+/* What an -object that asks for help is told: "help" about the types, "TYPE,help" about one; g_free.  NULL: it
+ * does not ask, or of a type that nobody knows. */
+char *user_object_help(const char *option);
+
 /* -device help: types_describe("device"). */
 char *type_list_devices(void);

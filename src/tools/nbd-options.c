@@ -7,6 +7,7 @@
 #include "src/base/options.h"
 #include "src/base/trace.h"
 #include "src/base/util.h"
+#include "src/object/describe.h"
 #include "src/tools/nbd.h"
 
 enum {                                     /* options without a letter */
@@ -31,7 +32,7 @@ static const struct {
     { 'A', "allocation-depth", NULL, "offer qemu:allocation-depth" },
     { 'B', "bitmap", "NAME", "offer a dirty bitmap of the image; may be given again" },
     { 'L', "list", NULL, "list the exports of another server" },
-    { OPT_OBJECT, "object", "OBJECT", "a user creatable object, as vireo's -object" },
+    { OPT_OBJECT, "object", "OBJECT", "a user creatable object, as vireo's -object; help lists them" },
     { OPT_TLS_CREDS, "tls-creds", "ID", "TLS credentials: an object named before" },
     { OPT_TLS_AUTHZ, "tls-authz", "ID", "who may connect, by certificate or key: an authz-* object named before" },
     { OPT_TLS_HOSTNAME, "tls-hostname", "NAME", "with --list: whom the server's certificate must name, if not the "
@@ -120,7 +121,11 @@ static void print_trace_event(const char *name, bool enabled, void *opaque)
 /* What an option asks for that is then all: true. */
 static bool answer(int key, const char *value)
 {
-    if (key == 'h')
+    g_autofree char *objects = key == OPT_OBJECT ? user_object_help(value) : NULL;
+
+    if (objects)
+        printf("%s", objects);
+    else if (key == 'h')
         print_help();
     else if (key == 'V')
         printf("vireo-nbd %s\n", VIREO_VERSION);

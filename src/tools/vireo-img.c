@@ -7,6 +7,7 @@
 #include "src/base/manpage.h"
 #include "src/base/trace.h"
 #include "src/base/util.h"
+#include "src/object/describe.h"
 #include "src/tools/img.h"
 
 static const ImgCommand *const commands[] = {
@@ -321,6 +322,19 @@ static int report(GError *error, int status)
     return status ? status : 1;
 }
 
+/* --object help, --object TYPE,help: then that is all. */
+static bool tell_of_objects(Img *img)
+{
+    for (unsigned i = 0; i < img->given->len; i++) {
+        const ImgGiven *given = &g_array_index(img->given, ImgGiven, i);
+        g_autofree char *text = given->key == IMG_OBJECT ? user_object_help(given->value) : NULL;
+
+        if (text)
+            return printf("%s", text) >= 0;
+    }
+    return false;
+}
+
 static int run_command(const ImgCommand *command, int argc, char **argv)
 {
     Img img = { .command = command };
@@ -338,7 +352,9 @@ static int run_command(const ImgCommand *command, int argc, char **argv)
         status = command == &img_compare ? 2 : 1;
         break;
     default:
-        if (check_output(&img, &error))
+        if (tell_of_objects(&img))
+            status = 0;
+        else if (check_output(&img, &error))
             status = run_with_graph(&img, &error);
         else
             status = command == &img_compare ? 2 : 1;

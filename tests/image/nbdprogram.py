@@ -11,7 +11,7 @@ import subprocess
 
 import nbd
 
-from nbdcase import VIREO_NBD, TIMEOUT, Case, MiB, free_port, main, run, until
+from nbdcase import VIREO_IMG, VIREO_NBD, TIMEOUT, Case, MiB, free_port, main, run, until
 
 
 class Program(Case):
@@ -99,6 +99,10 @@ class Program(Case):
         self.assertIn("--load-snapshot=SNAPSHOT", run(VIREO_NBD, "-h").stdout.decode())
         self.assertIn("vireo-nbd ", run(VIREO_NBD, "-V").stdout.decode())
         self.assertIn("nbd_connected", run(VIREO_NBD, "-T", "help").stdout.decode())
+        for program in ([VIREO_NBD], [VIREO_IMG, "info"]):
+            self.assertIn("authz-list-file", run(*program, "--object", "help").stdout.decode())
+            self.assertIn("refresh=<bool>", run(*program, "--object", "authz-list-file,help").stdout.decode())
+            self.assertEqual(run(*program, "--object", "nonsense,help", self.image(), check=False).returncode, 1)
         page = run(VIREO_NBD, "--man-page").stdout.decode()
         for text in (".TH VIREO\\-NBD 1", ".SH EXAMPLES", "\\-\\-allocation\\-depth"):
             self.assertIn(text, page)
