@@ -1,5 +1,6 @@
 /* Connections of the NBD client: libnbd's handles in our loops; losing them and coming back. */
 #include <errno.h>
+#include <fcntl.h>
 #include <libnbd.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -62,12 +63,19 @@ static void watch_peer(int fd)
     setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &limit_ms, sizeof(limit_ms));
 }
 
+/* Who gets a descriptor closes it, in any case. */
+static int copy_of(int fd)
+{
+    return fcntl(fd, F_DUPFD_CLOEXEC, 0);
+}
+
 /* TLS is ours.  False: a->why. */
 static bool begin_in_tunnel(Attempt *a, const NbdTarget *t)
 {
     const char *name = t->hostname ? t->hostname : t->kind == NBD_AT_TCP ? t->host : NULL;
     g_autoptr(GError) error = NULL;
-    int fd = t->kind == NBD_AT_FD ? t->fd : nbd_dial(t->path, t->host, t->port, a->end_ns, &error);
+    int fd = t->kind == NBD_AT_FD ? copy_of(t->fd)
+                                  : nbd_dial(t->path, t->host, t->port, a->end_ns, &error);
     int ours = -1;
 
     if (fd >= 0) {
@@ -76,7 +84,7 @@ static bool begin_in_tunnel(Attempt *a, const NbdTarget *t)
     }
     if (a->tunnel)
         return nbd_aio_connect_socket(a->nbd, ours) == 0;
-    a->why = g_strdup(error->message);
+    a->why = error ? g_strdup(error->message) : NULL;
     return false;
 }
 
@@ -97,7 +105,7 @@ static bool begin(Attempt *a, const NbdTarget *t)
     case NBD_AT_TCP:
         return nbd_aio_connect_tcp(nbd, t->host, t->port) == 0;
     default:
-        return nbd_aio_connect_socket(nbd, t->fd) == 0;
+        return nbd_aio_connect_socket(nbd, copy_of(t->fd)) == 0;
     }
 }
 
@@ -513,7 +521,7 @@ bool co_fn nbd_client_connect(NbdClient *client, GError **error)
         a.end_ns = client->open_ns ? MAX(end, now + SECOND_NS / 4) : now + ATTEMPT_NS;
         if (co_worker_call(attempt_run, &a) == 0)
             break;
-        if (loop_clock_ns() + RETRY_NS >= end || client->target.kind == NBD_AT_FD) {   /* used up */
+        if (loop_clock_ns() + RETRY_NS >= end || client->target.kind == NBD_AT_FD) {   /* good for one attempt */
             g_autofree char *uri = nbd_target_uri(&client->target);
 
             fail(error, ERR_HOST, "Failed to connect to '%s': %s", uri, a.why);

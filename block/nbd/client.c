@@ -153,7 +153,9 @@ static bool co_fn client_open(BlockNode *node, json_object *options, GError **er
         return false;
     }
     connected = nbd_client_connect(client, error);
-    client->target.fd = -1;                /* libnbd has taken it */
+    if (client->target.fd >= 0)
+        close(client->target.fd);
+    client->target.fd = -1;                /* the connection has a copy */
     if (!connected) {
         free_client(client);
         return false;

@@ -578,6 +578,17 @@ class Client(Case):
                     h.pread(512, 0)
                 self.assertEqual(caught.exception.errno, "EIO")
 
+    def test_a_descriptor(self):
+        """A connection that somebody else made, which is good for one attempt."""
+        path = self.serve(self.image(), "-f", "raw", "-e", "2")[1]
+        for first, ok in ((b"", True), (b"nonsense", False)):
+            with socket.socket(socket.AF_UNIX) as s:
+                s.connect(path)
+                s.sendall(first)
+                done = run(VIREO_IMG, "info", "--image-opts", "driver=nbd,open-timeout=60,server.type=fd,server.str=%d"
+                           % s.fileno(), check=False, pass_fds=[s.fileno()])
+            self.assertEqual(done.returncode == 0, ok, done.stderr)
+
     def test_it_was_never_there(self):
         done = run(VIREO_IMG, "info", "nbd+unix:///?socket=" + self.path("none"), check=False)
         self.assertEqual(done.returncode, 1)
@@ -642,6 +653,24 @@ class Qmp(Monitored):
         self.call("nbd-server-stop")                        # with a client there
         self.call("blockdev-del", {"node-name": "disk"})
         self.assertFalse(os.path.exists(self.sock))
+
+    def test_a_listening_descriptor(self):
+        with socket.socket(socket.AF_UNIX) as s:
+            s.bind(self.sock)
+            socket.send_fds(self.monitor, [json.dumps({"execute": "getfd", "arguments": {"fdname": "nbd"}}).encode()],
+                            [s.fileno()])
+            self.assertIn("return", json.loads(self.lines.readline()))
+            addr = {"addr": {"type": "fd", "data": {"str": "nbd"}}}
+            self.refused("nbd-server-start", addr, "no listening socket")
+            self.refused("nbd-server-start", addr, "nbd")   # it was used up
+            s.listen()
+            socket.send_fds(self.monitor, [json.dumps({"execute": "getfd", "arguments": {"fdname": "nbd"}}).encode()],
+                            [s.fileno()])
+            self.assertIn("return", json.loads(self.lines.readline()))
+        self.call("nbd-server-start", addr)
+        self.call("nbd-server-add", {"device": "disk"})
+        run("nbdinfo", "--size", "nbd+unix:///disk?socket=" + self.sock)
+        self.call("nbd-server-stop")
 
     def test_bitmaps(self):
         self.call("block-dirty-bitmap-add", {"node": "disk", "name": "b", "granularity": 65536})

@@ -361,6 +361,20 @@ class Hostname(TlsCase):
             self.check_refused(self.look(stranger, opts), "certificate is refused")
             shutil.rmtree(self.path("other-ca"))
 
+    def test_a_descriptor(self):
+        """A connection that somebody else made."""
+        for more, words in ((",tls-hostname=localhost", None), ("", None), (",tls-hostname=store", "is refused")):
+            path = self.unix_server(VIREO_NBD).split("path=")[1].split(",")[0]
+            with socket.socket(socket.AF_UNIX) as s:
+                s.connect(path)
+                opts = "driver=nbd,server.type=fd,server.str=%d,tls-creds=tls0,open-timeout=60" % s.fileno()
+                done = run(VIREO_IMG, "info", "--object", self.x509("client"), "--image-opts", opts + more, check=False,
+                           pass_fds=[s.fileno()])
+            if words:
+                self.check_refused(done, words)
+            else:
+                self.assertIn("4 MiB", done.stdout.decode(), done.stderr)
+
     def test_a_key_with_a_password(self):
         """And priorities: libnbd knows neither."""
         folder = self.path("locked")
