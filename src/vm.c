@@ -104,16 +104,11 @@ static void reset(Vm *vm, bool guest, QmpShutdownCause cause)
         machine_reset(vm->machine);
     event_reset(vm->root, guest, cause);
     if (!was_running) {
-        set_state(vm, vm->state == RUN_STATE_PAUSED ? RUN_STATE_PAUSED : RUN_STATE_PRELAUNCH);
+        set_state(vm, RUN_STATE_PRELAUNCH);
         return;
     }
     if (vm->kvm)
         kvm_vcpus_start(vm->kvm);
-}
-
-void vm_reset(Vm *vm)
-{
-    reset(vm, false, QMP_SHUTDOWN_CAUSE_HOST_QMP_SYSTEM_RESET);
 }
 
 bool vm_powerdown(Vm *vm, GError **error)
@@ -172,6 +167,16 @@ static void shut_down(Vm *vm, bool guest, QmpShutdownCause cause)
     }
     event_shutdown(vm->root, guest, cause);
     vm_stop(vm, RUN_STATE_SHUTDOWN);
+}
+
+void vm_reset(Vm *vm)
+{
+    QmpShutdownCause cause = QMP_SHUTDOWN_CAUSE_HOST_QMP_SYSTEM_RESET;
+
+    if (vm->actions.reboot == REBOOT_SHUTDOWN)
+        shut_down(vm, false, cause);
+    else
+        reset(vm, false, cause);
 }
 
 static void panicked(Vm *vm)
