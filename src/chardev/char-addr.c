@@ -38,11 +38,13 @@ bool char_addr_take(CharAddr *addr, json_object *options, GError **error)
         return true;
     }
     if (!addr->host || addr->path || addr->fd) {
-        fail(error, ERR_INVALID_PARAMETER, "chardev: socket: one of 'path', 'host' and 'fd' required");
+        bool several = addr->host || addr->path || addr->fd;
+        fail(error, ERR_INVALID_PARAMETER, "socket: %sone of 'path', 'host' and 'fd' %s",
+             several ? "only " : "", several ? "can be given" : "required");
         return error_hint(error, "a unix socket has path=, a TCP socket host= and port=");
     }
     if (!addr->port)
-        return fail(error, ERR_MISSING_PARAMETER, "chardev: socket: no port given");
+        return fail(error, ERR_MISSING_PARAMETER, "socket: no port given");
     addr->kind = CHAR_ADDR_TCP;
     return take_family(addr, options, error);
 }
@@ -80,12 +82,29 @@ static bool unix_address(const CharAddr *addr, struct sockaddr_un *un, socklen_t
     return true;
 }
 
+/* Whether a process holds the socket at this path.  A stream socket does not notice that a datagram
+ * socket has tried to connect to it, but the kernel tells us that it is of another kind. */
+static bool is_held(const struct sockaddr_un *un, socklen_t length)
+{
+    auto_fd probe = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    return probe >= 0 &&
+           (connect(probe, (const struct sockaddr *)un, length) == 0 || errno == EPROTOTYPE);
+}
+
 /* What a former process left.  Another kind of file is not ours to remove. */
-static void remove_stale(const char *path)
+static bool remove_stale(const CharAddr *addr, const struct sockaddr_un *un, socklen_t length,
+                         GError **error)
 {
     struct stat st;
-    if (lstat(path, &st) == 0 && S_ISSOCK(st.st_mode))
-        unlink(path);
+    if (addr->abstract || lstat(addr->path, &st) || !S_ISSOCK(st.st_mode))
+        return true;
+    if (is_held(un, length)) {
+        fail(error, ERR_EXISTS, "Failed to bind socket to %s: another process is using it",
+             addr->path);
+        return error_hint(error, "end that process, or choose another path");
+    }
+    unlink(addr->path);
+    return true;
 }
 
 static int listen_unix(const CharAddr *addr, GError **error)
@@ -95,8 +114,8 @@ static int listen_unix(const CharAddr *addr, GError **error)
     if (!unix_address(addr, &un, &length, error))
         return -1;
     auto_fd fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (!addr->abstract)
-        remove_stale(addr->path);
+    if (!remove_stale(addr, &un, length, error))
+        return -1;
     if (fd < 0 || bind(fd, (struct sockaddr *)&un, length)) {
         fail_errno(error, errno, "Failed to bind socket to %s", addr->path);
         return -1;
@@ -113,6 +132,11 @@ static struct addrinfo *resolve(const CharAddr *addr, bool passive, GError **err
     struct addrinfo hints = { .ai_family = addr->family, .ai_socktype = SOCK_STREAM,
                               .ai_flags = passive ? AI_PASSIVE : 0 };
     struct addrinfo *list = NULL;
+    if (strspn(addr->port, "0123456789") == strlen(addr->port) &&
+        g_ascii_strtoull(addr->port, NULL, 10) > UINT16_MAX) {      /* glibc takes its low bits */
+        fail(error, ERR_INVALID_PARAMETER, "'%s' is not a port: they go up to 65535", addr->port);
+        return NULL;
+    }
     int r = getaddrinfo(*addr->host ? addr->host : NULL, addr->port, &hints, &list);
     if (r)
         fail(error, ERR_NOT_FOUND, "address resolution failed for %s:%s: %s", addr->host,

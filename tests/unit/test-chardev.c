@@ -741,7 +741,7 @@ START_TEST(options_are_checked)
     refuse("file,id=x", ERR_MISSING_PARAMETER, "'path' is missing");
     refuse("file,id=x,path=/no/such/dir/f", ERR_NOT_FOUND, "/no/such/dir/f");
     refuse("socket,id=x", ERR_INVALID_PARAMETER, "'path', 'host' and 'fd'");
-    refuse("socket,id=x,path=/p,host=h", ERR_INVALID_PARAMETER, "required");
+    refuse("socket,id=x,path=/p,host=h", ERR_INVALID_PARAMETER, "only one of");
     refuse("socket,id=x,host=h", ERR_MISSING_PARAMETER, "port");
     refuse("socket,id=x,path=/no/such/socket", ERR_NOT_FOUND, "/no/such/socket");
     refuse("socket,id=x,path=/p,wait=on", ERR_INVALID_PARAMETER, "'wait'");
