@@ -162,9 +162,11 @@ static bool parse_file(json_object *options, DriveOptions *d, GError **error)
     json_object *file;
 
     if (!json_object_object_get_ex(options, "file", &file)) {
-        fail(error, ERR_MISSING_PARAMETER, "-drive needs file=: a drive without a medium needs a "
-                                           "removable-media device, of which this build has none");
-        return false;
+        if (d->format)
+            return true;
+        fail(error, ERR_MISSING_PARAMETER, "a drive needs file= or driver=: none without a medium is "
+                                           "offered");
+        return error_hint(error, "write file=PATH,format=raw,if=virtio");
     }
     if (json_object_is_type(file, json_type_object))
         d->file = file;
@@ -304,27 +306,44 @@ static void put_common(json_object *options, const DriveOptions *d)
         json_add_bool(options, "auto-read-only", true);
 }
 
+static const char *const own[] = { "id", "if", "media", "index", "bus", "unit", "format", "driver",
+                                   "readonly", "read-only", "werror", "rerror", "serial", "file",
+                                   "group", "copy-on-read", "snapshot", NULL };
+
+/* The driver has heard of a word that it does not know: perhaps one of the drive's was meant. */
+static void suggest_own_word(json_object *options, GError **error)
+{
+    if (!error || !*error || error_get_code(*error) != ERR_UNKNOWN_PARAMETER ||
+        error_get_hint(*error))
+        return;
+    json_object_object_foreach(options, key, value)
+    {
+        const char *near = value ? nearest_word(key, own) : NULL;
+
+        if (near && strcmp(near, key)) {
+            error_hint(error, "did you mean '%s'?", near);
+            return;
+        }
+    }
+}
+
 /* The format node's options: those of the drive that are not the drive's own. */
 static json_object *co_fn format_options(const DriveOptions *d, json_object *parsed,
                                          GError **error)
 {
-    static const char *const own[] = { "id", "if", "media", "index", "bus", "unit", "format",
-                                       "driver", "readonly", "read-only", "werror", "rerror",
-                                       "serial", "file", "group", "copy-on-read",
-                                       "snapshot", NULL };
-
     json_object *options = NULL, *protocol;
 
     json_object_deep_copy(parsed, &options, NULL);
-    protocol = protocol_options(d, options, error);
-    if (!protocol) {
+    protocol = d->file || d->filename ? protocol_options(d, options, error) : NULL;
+    if ((d->file || d->filename) && !protocol) {
         json_object_put(options);
         return NULL;
     }
     for (unsigned i = 0; own[i]; i++)
         json_object_object_del(options, own[i]);
     put_common(options, d);
-    json_object_object_add(options, "file", protocol);
+    if (protocol)
+        json_object_object_add(options, "file", protocol);
     if (d->format)
         json_add_str(options, "driver", d->format);
     return options;
@@ -446,6 +465,8 @@ static BlockNode *co_fn drive_open(BlockGraph *graph, json_object *options, cons
                     : open_guessed(graph, node_options, error);
     if (node)
         node = add_filters(graph, node, &d, error);
+    else
+        suggest_own_word(options, error);
     if (!node)
         return NULL;
     node->monitor_owned = true;
