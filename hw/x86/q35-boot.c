@@ -2,7 +2,10 @@
  * Starting a kernel on the q35 board without firmware: the memory map, the ACPI tables, and what
  * firmware would have set up in the chipset; then the kernel by its boot protocol.
  */
+#include <errno.h>
+#include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 #include "hw/misc/pvpanic.h"
 #include "hw/x86/ich9.h"
 #include "hw/x86/memmap.h"
@@ -128,14 +131,20 @@ static void add_bios_data(Q35Machine *q)
 
 /* ---- the images ---- */
 
-static GBytes *map_file(const char *what, const char *path, GError **error)
+static GBytes *map_file(const char *option, const char *path, GError **error)
 {
-    GError *cause = NULL;
-    GMappedFile *file = g_mapped_file_new(path, FALSE, &cause);
+    auto_fd fd = open(path, O_RDONLY | O_CLOEXEC);
+    struct stat st;
+
+    if (fd < 0 || fstat(fd, &st) < 0) {
+        fail_errno(error, errno, "-%s %s", option, path);
+        return NULL;
+    }
+    GMappedFile *file = S_ISREG(st.st_mode) ? g_mapped_file_new_from_fd(fd, FALSE, NULL) : NULL;
 
     if (!file) {
-        fail(error, ERR_NOT_FOUND, "cannot read the %s: %s", what, cause->message);
-        g_error_free(cause);
+        fail(error, ERR_NOT_FOUND, "-%s %s: %s", option, path,
+             S_ISREG(st.st_mode) ? "it cannot be mapped into memory" : "it is not a regular file");
         return NULL;
     }
     GBytes *bytes = g_mapped_file_get_bytes(file);
@@ -151,7 +160,7 @@ bool q35_prepare_boot(Q35Machine *q, GError **error)
 
     if (!kernel)
         return false;
-    if (q->m.initrd && !(initrd = map_file("initial RAM disk", q->m.initrd, error)))
+    if (q->m.initrd && !(initrd = map_file("initrd", q->m.initrd, error)))
         return false;
     if (q->ram_below_4g < MIN_RAM)
         return fail(error, ERR_LIMIT, "a kernel needs at least 4 MiB of memory below 4 GiB");
