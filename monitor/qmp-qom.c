@@ -63,8 +63,12 @@ json_object *qmp_qom_list_properties(Vm *vm, const char *typename, GError **erro
 json_object *qmp_device_list_properties(Vm *vm, const char *typename, GError **error)
 {
     const Type *type = type_find(typename);
-    if (!type || !type_is_a(type, "device")) {
+    if (!type) {
         fail(error, ERR_DEVICE_NOT_FOUND, "Device '%s' not found", typename);
+        return NULL;
+    }
+    if (type->abstract || !type_is_a(type, "device")) {
+        fail(error, ERR_INVALID_PARAMETER, "Parameter 'typename' expects a non-abstract device type");
         return NULL;
     }
     return type_list_properties(type);

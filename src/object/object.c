@@ -365,11 +365,10 @@ Object *object_create_user(Object *root, json_object *options, GError **error)
     const char *type_name, *id;
     const Type *type;
 
-    if (!take_name(options, "qom-type", &type_name, error) ||
-        !take_name(options, "id", &id, error))
+    if (!take_name(options, "qom-type", &type_name, error))
         return NULL;
     type = find_user_type(type_name, error);
-    if (!type)
+    if (!type || !take_name(options, "id", &id, error))
         return NULL;
     if (!object_id_valid(id)) {
         fail(error, ERR_INVALID_PARAMETER, "'%s' is not a valid id", id);
