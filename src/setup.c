@@ -16,6 +16,8 @@
 #include "src/chardev/chardev.h"
 #include "src/cli/options.h"
 
+#define RAM_UNIT (8 * KiB)                 /* -m is rounded up to it, as QEMU does */
+
 /* ---- phases: the process ---- */
 
 static bool setup_log(Vm *vm, const Config *c, GError **error)
@@ -49,6 +51,9 @@ static bool setup_fd_sets(Vm *vm, const Config *c, GError **error)
             return error_prefix(error, "-add-fd: ");
         if (fd > INT_MAX || set > INT64_MAX)
             return fail(error, ERR_MISSING_PARAMETER, "-add-fd: fd= and set= are needed");
+        if (fd <= STDERR_FILENO)
+            return fail(error, ERR_INVALID_PARAMETER,
+                        "-add-fd: fd=%" PRIu64 " is standard input or output; pass another", fd);
         copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
         if (copy < 0)
             return fail_errno(error, errno, "-add-fd fd=%" PRIu64, fd);
@@ -108,7 +113,7 @@ static bool setup_chardevs(Vm *vm, const Config *c, GError **error)
 {
     for (unsigned i = 0; i < c->chardevs->len; i++) {
         if (!chardev_create(vm->root, g_ptr_array_index(c->chardevs, i), error))
-            return error_prefix(error, "-chardev: ");
+            return config_blame(c, g_ptr_array_index(c->chardevs, i), error);
     }
     return true;
 }
@@ -117,7 +122,7 @@ static bool setup_objects(Vm *vm, const Config *c, GError **error)
 {
     for (unsigned i = 0; i < c->objects->len; i++) {
         if (!object_create_user(vm->root, g_ptr_array_index(c->objects, i), error))
-            return error_prefix(error, "-object: ");
+            return config_blame(c, g_ptr_array_index(c->objects, i), error);
     }
     return true;
 }
@@ -128,9 +133,10 @@ static bool setup_blockdevs(Vm *vm, const Config *c, GError **error)
         json_object *opts = g_ptr_array_index(c->blockdevs, i);
 
         if (!json_object_object_get_ex(opts, "node-name", NULL))
-            return fail(error, ERR_MISSING_PARAMETER, "-blockdev: 'node-name' is needed");
-        if (!block_node_open(vm->block, opts, error))
-            return error_prefix(error, "-blockdev: ");
+            fail(error, ERR_MISSING_PARAMETER, "'node-name' is needed");
+        else if (block_node_open(vm->block, opts, error))
+            continue;
+        return config_blame(c, opts, error);
     }
     return true;
 }
@@ -284,8 +290,10 @@ static bool setup_machine(Vm *vm, const Config *c, GError **error)
     if (!vm->machine)
         return error_prefix(error, "-machine: ");
     m = vm->machine;
-    for (unsigned i = 0; i < c->globals->len; i++)
-        machine_add_global(m, g_ptr_array_index(c->globals, i));
+    for (unsigned i = 0; i < c->globals->len; i++) {
+        if (!machine_add_global(m, g_ptr_array_index(c->globals, i), error))
+            return error_prefix(error, "-global: ");
+    }
     m->smp = c->smp.cpus ? c->smp : (SmpTopology){ 1, 1, 1, 1, 1, 1 };
     memcpy(m->uuid, vm->uuid, sizeof(m->uuid));
     if (m->smp.max_cpus > m->smp.cpus)
@@ -297,32 +305,39 @@ static bool setup_machine(Vm *vm, const Config *c, GError **error)
     return set_boot(m, c, error) && set_machine_properties(m, c, error);
 }
 
-/* Bytes of -m; a number without a suffix is MiB. */
+/* Bytes of -m.  A number without a suffix is MiB. */
+static bool parse_memory(const Config *c, uint64_t *ret, GError **error)
+{
+    json_object *value;
+    uint64_t number;
+
+    if (!json_object_object_get_ex(c->memory, "size", &value))
+        return true;
+    if (!value_to_u64(value, "size", &number, NULL))
+        return options_get_size(c->memory, "size", ret, error);
+    if (number > UINT64_MAX / MiB)
+        return fail(error, ERR_INVALID_PARAMETER, "%" PRIu64 " MiB are too much", number);
+    *ret = number * MiB;
+    return true;
+}
+
 static bool memory_size(const Config *c, uint64_t *ret, GError **error)
 {
-    const char *text = NULL;
+    uint64_t most = 0;
 
     *ret = 128 * MiB;
     if (!c->memory)
         return true;
-    if (json_object_object_get_ex(c->memory, "slots", NULL) ||
-        json_object_object_get_ex(c->memory, "maxmem", NULL))
+    if (!parse_memory(c, ret, error) || !options_get_size(c->memory, "maxmem", &most, error))
+        return false;
+    if (*ret == 0 || *ret > UINT64_MAX - RAM_UNIT)
+        return fail(error, ERR_INVALID_PARAMETER,
+                    *ret ? "no machine has so much memory" : "a machine needs memory");
+    if (most > *ret || json_object_object_get_ex(c->memory, "slots", NULL))
         return fail(error, ERR_UNSUPPORTED,
                     "slots, maxmem: memory cannot be added to a running machine; leave them out");
-    if (!options_get_str(c->memory, "size", &text, error))
-        return false;
-    if (text && strspn(text, "0123456789") == strlen(text)) {
-        uint64_t mib = g_ascii_strtoull(text, NULL, 10);
-
-        if (!mib || mib > UINT64_MAX / MiB)
-            return fail(error, ERR_INVALID_PARAMETER, "a machine needs memory, and less than %s MiB",
-                        text);
-        *ret = mib * MiB;
-        return true;
-    }
-    if (!options_get_size(c->memory, "size", ret, error))
-        return false;
-    return *ret || fail(error, ERR_INVALID_PARAMETER, "a machine needs memory");
+    *ret = ALIGN_UP(*ret, RAM_UNIT);
+    return true;
 }
 
 /* Memory that -m alone does not describe: -mem-path and -mem-prealloc make a backend object. */
@@ -408,22 +423,32 @@ static bool add_simple_device(Vm *vm, const char *driver, const char *key, const
     return add_device(vm, opts, error);
 }
 
+static bool add_drive(Vm *vm, const Config *c, json_object *opts, GError **error)
+{
+    const char *iface = NULL;
+    BlockNode *node;
+
+    if (c->snapshot && !json_object_object_get_ex(opts, "snapshot", NULL))
+        json_object_object_add(opts, "snapshot", json_object_new_string("on"));
+    node = block_drive_open(vm->block, opts, &iface, error);
+    if (!node)
+        return false;
+    if (!g_strcmp0(iface, "none"))
+        return true;
+    if (iface && strcmp(iface, "virtio")) {
+        fail(error, ERR_UNSUPPORTED, "if=%s: this machine has no such controller", iface);
+        return error_hint(error, "write if=virtio, or if=none and a -device");
+    }
+    return add_simple_device(vm, "virtio-blk-pci", "drive", block_node_name(node), error);
+}
+
 static bool setup_drives(Vm *vm, const Config *c, GError **error)
 {
     for (unsigned i = 0; i < c->drives->len; i++) {
-        const char *iface = NULL;
-        BlockNode *node = block_drive_open(vm->block, g_ptr_array_index(c->drives, i), &iface, error);
+        json_object *opts = g_ptr_array_index(c->drives, i);
 
-        if (!node)
-            return error_prefix(error, "-drive: ");
-        if (!g_strcmp0(iface, "none"))
-            continue;
-        if (iface && strcmp(iface, "virtio")) {
-            fail(error, ERR_UNSUPPORTED, "-drive if=%s: this machine has no such controller", iface);
-            return error_hint(error, "write if=virtio, or if=none and a -device");
-        }
-        if (!add_simple_device(vm, "virtio-blk-pci", "drive", block_node_name(node), error))
-            return error_prefix(error, "-drive: ");
+        if (!add_drive(vm, c, opts, error))
+            return config_blame(c, opts, error);
     }
     return true;
 }
@@ -493,7 +518,7 @@ static bool setup_devices(Vm *vm, const Config *c, GError **error)
 {
     for (unsigned i = 0; i < c->devices->len; i++) {
         if (!add_device(vm, g_ptr_array_index(c->devices, i), error))
-            return error_prefix(error, "-device: ");
+            return config_blame(c, g_ptr_array_index(c->devices, i), error);
     }
     return true;
 }
@@ -558,7 +583,7 @@ static bool setup_monitors(Vm *vm, const Config *c, GError **error)
         return false;
     for (unsigned i = 0; i < c->mons->len; i++) {
         if (!add_mon(vm, g_ptr_array_index(c->mons, i), error))
-            return error_prefix(error, "-mon: ");
+            return config_blame(c, g_ptr_array_index(c->mons, i), error);
     }
     return true;
 }

@@ -147,6 +147,19 @@ static void collect_creatable(const Type *type, void *names)
         g_ptr_array_add(names, (void *)type->name);
 }
 
+const char *device_type_name(const char *name)
+{
+    static const struct {
+        const char *alias, *type;
+    } aliases[] = { { "virtio-blk", "virtio-blk-pci" }, { "virtio-rng", "virtio-rng-pci" } };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(aliases); i++) {
+        if (!strcmp(aliases[i].alias, name))
+            return aliases[i].type;
+    }
+    return name;
+}
+
 static const Type *find_driver(const char *name, GError **error)
 {
     const Type *type = type_find(name);
@@ -234,6 +247,7 @@ Device *device_create(Machine *m, json_object *options, bool hotplug, GError **e
         fail(error, ERR_MISSING_PARAMETER, "parameter 'driver' is missing");
         return NULL;
     }
+    driver = device_type_name(driver);
     type = find_driver(driver, error);
     if (!type || !check_id(m, id, error))
         return NULL;

@@ -84,14 +84,44 @@ Machine *machine_new(Object *root, const char *type_or_alias, VmLock *lock, cons
     return m;
 }
 
-void machine_add_global(Machine *m, json_object *global)
+static void collect_property(const Property *prop, void *names)
 {
-    const char *driver = NULL;
+    g_ptr_array_add(names, (void *)prop->name);
+}
 
-    options_get_str(global, "driver", &driver, NULL);
-    if (!driver || !type_find(driver))
+/* An instance knows what it forwards to an inner device, too. */
+static bool check_property(const Type *type, const char *name, GError **error)
+{
+    g_autoptr(GPtrArray) names = g_ptr_array_new();
+    g_autoptr(Object) obj = object_new(type);
+    const char *near;
+
+    for (Object *o = obj; o; o = object_forward(o)) {
+        if (type_find_property(o->type, name))
+            return true;
+        type_foreach_property(o->type, collect_property, names);
+    }
+    g_ptr_array_add(names, NULL);
+    near = nearest_word(name, (const char *const *)names->pdata);
+    fail(error, ERR_UNKNOWN_PARAMETER, "property '%s.%s' not found", type->name, name);
+    return near ? error_hint(error, "did you mean '%s'?", near) : false;
+}
+
+bool machine_add_global(Machine *m, json_object *global, GError **error)
+{
+    const char *driver = NULL, *property = NULL;
+    const Type *type;
+
+    if (!options_get_str(global, "driver", &driver, error) ||
+        !options_get_str(global, "property", &property, error))
+        return false;
+    type = driver ? type_find(driver) : NULL;
+    if (!type)
         warn_report("global property: there is no device type '%s'", driver ? driver : "");
+    else if (property && !type->abstract && !check_property(type, property, error))
+        return false;
     g_ptr_array_add(m->globals, json_object_get(global));
+    return true;
 }
 
 /* RAM that no -machine memory-backend= gives: a private object of the machine's default name. */

@@ -89,8 +89,9 @@ const Type *machine_type_find(const char *type_or_alias, GError **error);
 Machine *machine_new(Object *root, const char *type_or_alias, VmLock *lock, const MachineEnv *env,
                      IntrController *intr, GError **error);
 /* -global: {"driver", "property", "value"}: every device made from now on whose type is_a driver gets
- * the value before its own properties.  Takes a reference. */
-void machine_add_global(Machine *m, json_object *global);
+ * the value before its own properties.  Takes a reference.  An unknown driver is worth a warning, as it
+ * may be one of QEMU's; a property that a known one has not is an error. */
+bool machine_add_global(Machine *m, json_object *global, GError **error);
 
 /* Takes the RAM (of @ops->default_ram_id, or -machine memory-backend=) and calls ops->build. */
 bool machine_build(Machine *m, GError **error);

@@ -17,7 +17,20 @@ Config *config_new(void)
         *lists[i] = g_ptr_array_new_with_free_func(put_json);
     for (size_t i = 0; i < G_N_ELEMENTS(texts); i++)
         *texts[i] = g_ptr_array_new_with_free_func(g_free);
+    c->origins = g_hash_table_new_full(NULL, NULL, NULL, g_free);
     return c;
+}
+
+void config_set_origin(Config *c, json_object *opts, const char *origin)
+{
+    g_hash_table_insert(c->origins, opts, g_strdup(origin));
+}
+
+bool config_blame(const Config *c, json_object *opts, GError **error)
+{
+    const char *origin = g_hash_table_lookup(c->origins, opts);
+
+    return origin ? error_prefix(error, "%s: ", origin) : false;
 }
 
 void config_free(Config *c)
@@ -39,5 +52,6 @@ void config_free(Config *c)
         json_object_put(values[i]);
     for (size_t i = 0; i < G_N_ELEMENTS(texts); i++)
         g_free(texts[i]);
+    g_hash_table_unref(c->origins);
     g_free(c);
 }

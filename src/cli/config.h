@@ -20,9 +20,11 @@ typedef struct Config {
     char *name, *process_name, *uuid;
     char *kernel, *initrd, *append, *firmware, *mem_path;
     char *pidfile, *log_file, *log_mask;
+    GHashTable *origins;                   /* json_object -> char *: "-device X,id=a" */
     GPtrArray *traces;                     /* of char *: patterns */
     bool stopped;                          /* -S */
     bool daemonize, nographic, display_none, no_defaults, no_user_config, debug_threads;
+    bool snapshot;                         /* of every -drive */
     bool mem_prealloc, no_reboot, no_shutdown, timestamps;
     bool exit_now;                         /* help or a version was printed */
 } Config;
@@ -30,6 +32,11 @@ typedef struct Config {
 Config *config_new(void);
 void config_free(Config *config);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Config, config_free)
+
+/* Where options came from, for errors that are found later; @origin is copied. */
+void config_set_origin(Config *config, json_object *opts, const char *origin);
+/* Puts that before an error's text; false. */
+bool config_blame(const Config *config, json_object *opts, GError **error);
 
 /* argv[1…]: false names the option, what is wrong and the nearest right one. */
 bool cli_parse(Config *config, int argc, char **argv, GError **error);

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 #include "block/driver.h"
+#include "hw/core/device.h"
 #include "hw/core/machine.h"
 #include "src/base/manpage.h"
 #include "src/base/trace.h"
@@ -121,7 +122,7 @@ static void print_list(const char *option)
     } else if (!strcmp(option, "chardev")) {
         printf("Character devices:\n");
         type_foreach("chardev", print_chardev, NULL);
-    } else if (!strcmp(option, "blockdev")) {
+    } else if (!strcmp(option, "blockdev") || !strcmp(option, "drive")) {
         printf("Block drivers:\n");
         block_driver_foreach(print_driver, NULL);
     } else if (!strcmp(option, "trace")) {
@@ -144,19 +145,21 @@ static bool asks_for_help(json_object *opts)
 {
     json_object *value;
 
-    return opts && (json_object_object_get_ex(opts, "help", &value) ||
-                    json_object_object_get_ex(opts, "?", &value));
+    return json_object_object_get_ex(opts, "help", &value) ||
+           json_object_object_get_ex(opts, "?", &value) ||
+           (json_object_object_get_ex(opts, "format", &value) &&
+            json_object_is_type(value, json_type_string) &&
+            cli_is_help(json_object_get_string(value)));
 }
 
 bool cli_print_topic(const char *option, json_object *opts)
 {
     static const char *const topics[] = { "machine", "device", "object", "chardev", "blockdev",
-                                          "trace",   "d",      "accel",  "cpu",     NULL };
+                                          "drive", "trace",   "d",      "accel",  "cpu",     NULL };
     static const char *const keys[] = { "driver", "qom-type", "type", "backend", NULL };
     json_object *name;
 
-    if (!g_strv_contains(topics, option) || (opts && json_object_object_length(opts) &&
-                                             !asks_for_help(opts)))
+    if (!g_strv_contains(topics, option) || (opts && !asks_for_help(opts)))
         return false;
     for (unsigned i = 0; opts && keys[i]; i++) {
         if (!json_object_object_get_ex(opts, keys[i], &name))
@@ -172,9 +175,19 @@ bool cli_print_topic(const char *option, json_object *opts)
 
             return print_properties(full);
         }
-        return print_properties(text);
+        return print_properties(strcmp(option, "device") ? text : device_type_name(text));
     }
     print_list(option);
+    return true;
+}
+
+bool cli_print_params(const CliOption *option)
+{
+    if (!option->params)
+        return false;
+    printf("-%s %s\n", option->name, option->value);
+    for (const CliParam *p = option->params; p->name; p++)
+        printf("  %-16s %s\n", p->name, p->help);
     return true;
 }
 
@@ -222,7 +235,7 @@ json_object *cli_describe_options(void)
         if (!strcmp(o->name, "machine") && type_find("pc-q35-1.0"))
             type_foreach_property(type_find("pc-q35-1.0"), add_machine_property, params);
         json_object_object_add(one, "option", json_object_new_string(
-            !strcmp(o->name, "m") ? "memory" : o->name));
+            o->params && o->alias ? o->alias : o->name));
         json_object_object_add(one, "parameters", params);
         json_object_array_add(list, one);
     }

@@ -1,10 +1,11 @@
 /*
- * The command line.  Each option is a line of the table at the end; what it takes is a table, too.
- * Nothing is built here: handlers only check and keep.
+ * The options.  Each is a line of the table at the end; what it takes is a table, too.
+ * Nothing is built here: handlers only check and keep.  parse.c reads argv by the table.
  */
 #include "block/block.h"
 #include "src/cli/options.h"
 #include <string.h>
+#include <unistd.h>
 #include "src/base/options.h"
 #include "src/base/trace.h"
 #include "src/base/util.h"
@@ -23,6 +24,13 @@ static void merge(json_object **into, json_object *opts)
         *into = json_object_new_object();
     json_object_object_foreach(opts, key, value)
         json_object_object_add(*into, key, json_object_get(value));
+}
+
+static void merge_str(json_object **into, const char *key, const char *value)
+{
+    if (!*into)
+        *into = json_object_new_object();
+    json_object_object_add(*into, key, json_object_new_string(value));
 }
 
 #define LIST_HANDLER(option, member)                                                               \
@@ -45,10 +53,8 @@ LIST_HANDLER(mon, mons)
         merge(&c->member, opts);                                                                   \
         return true;                                                                               \
     }
-MERGE_HANDLER(machine, machine)
 MERGE_HANDLER(memory, memory)
 MERGE_HANDLER(rtc, rtc)
-MERGE_HANDLER(boot, boot)
 MERGE_HANDLER(action, actions)
 MERGE_HANDLER(overcommit, overcommit)
 
@@ -195,17 +201,113 @@ static bool on_msg(Config *c, json_object *opts, GError **error)
     return options_get_bool(opts, "timestamp", &c->timestamps, error);
 }
 
+/* A file of patterns, one a line. */
+static bool take_trace_list(Config *c, const char *path, GError **error)
+{
+    g_autofree char *text = NULL;
+
+    if (!g_file_get_contents(path, &text, NULL, error))
+        return false;
+    g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
+
+    for (unsigned i = 0; lines[i]; i++) {
+        const char *line = g_strstrip(lines[i]);
+
+        if (*line && *line != '#')
+            g_ptr_array_add(c->traces, g_strdup(line));
+    }
+    return true;
+}
+
 static bool on_trace(Config *c, json_object *opts, GError **error)
 {
-    const char *pattern = NULL, *file = NULL;
+    const char *pattern = NULL, *file = NULL, *list = NULL;
 
     if (!options_get_str(opts, "enable", &pattern, error) ||
-        !options_get_str(opts, "file", &file, error))
+        !options_get_str(opts, "events", &list, error) ||
+        !options_get_str(opts, "file", &file, error) ||
+        (list && !take_trace_list(c, list, error)))
         return false;
     if (pattern)
         g_ptr_array_add(c->traces, g_strdup(pattern));
     if (file)
         set_string(&c->log_file, file);
+    return true;
+}
+
+static bool check_drive_letters(json_object *opts, const char *key, GError **error)
+{
+    const char *letters = "", *p;
+
+    if (!options_get_str(opts, key, &letters, error))
+        return false;
+    for (p = letters; *p; p++) {
+        if (*p < 'a' || *p > 'p')
+            break;
+        if (strchr(p + 1, *p))
+            return fail(error, ERR_INVALID_PARAMETER, "boot device '%c' is given twice", *p);
+    }
+    if (!*p)
+        return true;
+    fail(error, ERR_INVALID_PARAMETER, "'%s' is no list of boot devices", letters);
+    return error_hint(error, "letters from a to p: a, b for floppy disks, c for a disk, d for a CD, n "
+                             "for the network");
+}
+
+static bool check_range(json_object *opts, const char *key, int64_t low, int64_t high, GError **error)
+{
+    int64_t value = low;
+
+    if (!options_get_i64(opts, key, &value, error))
+        return false;
+    return (value >= low && value <= high) ||
+           fail(error, ERR_INVALID_PARAMETER, "%s must be %" PRId64 " to %" PRId64 ", not %" PRId64,
+                key, low, high, value);
+}
+
+static bool on_boot(Config *c, json_object *opts, GError **error)
+{
+    bool flag;
+
+    if (!check_drive_letters(opts, "order", error) || !check_drive_letters(opts, "once", error) ||
+        !options_get_bool(opts, "menu", &flag, error) ||
+        !options_get_bool(opts, "strict", &flag, error) ||
+        !check_range(opts, "reboot-timeout", -1, 65535, error) ||
+        !check_range(opts, "splash-time", 0, 65535, error))
+        return false;
+    merge(&c->boot, opts);
+    return true;
+}
+
+/* -machine smp.cpus=2 is -smp cpus=2, and so on. */
+static bool take_machine_part(Config *c, json_object *opts, const char *key, const char *option,
+                              GError **error)
+{
+    g_autoptr(json_object) part = options_take(opts, key);
+
+    if (!part)
+        return true;
+    if (!json_object_is_type(part, json_type_object))
+        return fail(error, ERR_INVALID_SYNTAX, "'%s' is written with its members: %s.NAME=VALUE", key,
+                    key);
+    return cli_apply(c, cli_option_find(option), part, error) || error_prefix(error, "%s: ", key);
+}
+
+/* Names may have an underscore where the property has a dash, as in old scripts. */
+static bool on_machine(Config *c, json_object *opts, GError **error)
+{
+    g_autoptr(json_object) dashed = json_object_new_object();
+
+    json_object_object_foreach(opts, name, value) {
+        g_autofree char *key = g_strdelimit(g_strdup(name), "_", '-');
+
+        json_object_object_add(dashed, key, json_object_get(value));
+    }
+    if (!take_machine_part(c, dashed, "smp", "smp", error) ||
+        !take_machine_part(c, dashed, "memory", "m", error) ||
+        !take_machine_part(c, dashed, "boot", "boot", error))
+        return false;
+    merge(&c->machine, dashed);
     return true;
 }
 
@@ -224,9 +326,26 @@ STRING_HANDLER(append, append)
 STRING_HANDLER(bios, firmware)
 STRING_HANDLER(uuid, uuid)
 STRING_HANDLER(pidfile, pidfile)
-STRING_HANDLER(logfile, log_file)
 STRING_HANDLER(logmask, log_mask)
 STRING_HANDLER(mem_path, mem_path)
+
+/* %d is the process's number, so that several machines may share a command line. */
+static bool on_logfile(Config *c, const char *value, GError **error)
+{
+    const char *place = strstr(value, "%d");
+    g_autofree char *path = place ? g_strdup_printf("%.*s%d%s", (int)(place - value), value,
+                                                    (int)getpid(), place + 2)
+                                  : g_strdup(value);
+
+    set_string(&c->log_file, path);
+    return true;
+}
+
+static bool on_watchdog_action(Config *c, const char *value, GError **error)
+{
+    merge_str(&c->actions, "watchdog", value);
+    return true;
+}
 
 #define TEXT_LIST_HANDLER(option, member)                                                          \
     static bool on_##option(Config *c, const char *value, GError **error)                          \
@@ -275,13 +394,6 @@ static bool on_readconfig(Config *c, const char *value, GError **error)
 
 /* ---- switches ---- */
 
-static void merge_str(json_object **into, const char *key, const char *value)
-{
-    if (!*into)
-        *into = json_object_new_object();
-    json_object_object_add(*into, key, json_object_new_string(value));
-}
-
 #define FLAG_HANDLER(option, member)                                                               \
     static void on_##option(Config *c)                                                             \
     {                                                                                              \
@@ -293,6 +405,7 @@ FLAG_HANDLER(nographic, nographic)
 FLAG_HANDLER(nodefaults, no_defaults)
 FLAG_HANDLER(no_user_config, no_user_config)
 FLAG_HANDLER(mem_prealloc, mem_prealloc)
+FLAG_HANDLER(snapshot, snapshot)
 
 static void on_no_reboot(Config *c)
 {
@@ -416,6 +529,7 @@ static const CliParam msg_params[] = {
 };
 static const CliParam trace_params[] = {
     S("enable", "name or pattern of events"),
+    S("events", "a file with such patterns, one a line"),
     S("file", "where to write them (as -D)"),
     {}
 };
@@ -443,7 +557,7 @@ const CliOption cli_options[] = {
     { "enable-kvm", NULL, NULL, "the same as -accel kvm", CLI_STANDARD, .flag = on_enable_kvm },
     { "cpu", NULL, "MODEL[,+FEATURE][,-FEATURE][,FEATURE=on|off][,enforce][,check]",
       "the CPU model; 'help' lists them", CLI_STANDARD, .text = on_cpu },
-    { "smp", NULL, "[cpus=]N[,maxcpus=N][,sockets=N][,dies=N][,cores=N][,threads=N]",
+    { "smp", "smp-opts", "[cpus=]N[,maxcpus=N][,sockets=N][,dies=N][,cores=N][,threads=N]",
       "how many vCPUs, and their topology", CLI_STANDARD, .opts = on_smp, .implied = "cpus",
       .params = smp_params },
     { "m", "memory", "[size=]SIZE[,slots=N,maxmem=SIZE]", "guest memory (MiB, or K M G T)",
@@ -459,7 +573,7 @@ const CliOption cli_options[] = {
     { "uuid", NULL, "UUID", "the machine's UUID", CLI_STANDARD, .text = on_uuid },
     { "rtc", NULL, "[base=utc|localtime|DATE][,clock=host|rt|vm][,driftfix=none|slew]",
       "the real-time clock", CLI_STANDARD, .opts = on_rtc, .params = rtc_params },
-    { "boot", NULL, "[order=]DRIVES[,once=DRIVES][,menu=on|off][,strict=on|off]",
+    { "boot", "boot-opts", "[order=]DRIVES[,once=DRIVES][,menu=on|off][,strict=on|off]",
       "what firmware boots from", CLI_STANDARD, .opts = on_boot, .implied = "order",
       .params = boot_params },
 
@@ -467,6 +581,8 @@ const CliOption cli_options[] = {
       CLI_BLOCK, .opts = on_blockdev, .implied = "driver" },
     { "drive", NULL, "file=PATH[,if=virtio|none][,format=raw][,cache=MODE][,aio=ENGINE][,id=ID]...",
       "a disk in one option", CLI_BLOCK, .opts = on_drive },
+    { "snapshot", NULL, NULL, "keep what is written to a -drive in a temporary file",
+      CLI_BLOCK, .flag = on_snapshot },
     { "add-fd", NULL, "fd=N,set=N[,opaque=TEXT]", "put a descriptor in a set, as /dev/fdset/N",
       CLI_BLOCK, .opts = on_add_fd, .params = add_fd_params },
 
@@ -521,6 +637,8 @@ const CliOption cli_options[] = {
     { "action", NULL, "[reboot=…][,shutdown=…][,panic=…][,watchdog=…]",
       "what to do when the guest reboots, powers off or panics", CLI_CONTROL, .opts = on_action,
       .params = action_params },
+    { "watchdog-action", NULL, "ACTION", "the same as -action watchdog=ACTION", CLI_CONTROL,
+      .text = on_watchdog_action },
     { "nodefaults", NULL, NULL, "no devices but those asked for", CLI_CONTROL,
       .flag = on_nodefaults },
     { "no-user-config", NULL, NULL, "read no configuration file of the user's", CLI_CONTROL,
@@ -533,140 +651,11 @@ const CliOption cli_options[] = {
     { "d", NULL, "CATEGORY[,CATEGORY...]", "log guest_errors, unimp, cpu_reset", CLI_DEBUG,
       .text = on_logmask },
     { "D", NULL, "FILE", "where the log goes (stderr)", CLI_DEBUG, .text = on_logfile },
-    { "trace", NULL, "[enable=]PATTERN[,file=FILE]", "switch trace events on; 'help' lists them",
+    { "trace", NULL, "[enable=]PATTERN[,events=FILE][,file=FILE]",
+      "switch trace events on; 'help' lists them",
       CLI_DEBUG, .opts = on_trace, .implied = "enable", .params = trace_params },
     { "man-page", NULL, NULL, "print the manual page's source", CLI_DEBUG, .flag = on_man },
     { "completion", NULL, NULL, "print completion rules for bash", CLI_DEBUG,
       .flag = on_completion },
     {}
 };
-
-/* ---- parsing ---- */
-
-const CliOption *cli_option_find(const char *name)
-{
-    for (const CliOption *o = cli_options; o->name; o++) {
-        if (!strcmp(o->name, name) || (o->alias && !strcmp(o->alias, name)))
-            return o;
-    }
-    return NULL;
-}
-
-/* What people who come from QEMU will type; the nearest word would only mislead them. */
-static const char *const not_offered[] = {
-    "acpitable", "audio", "cdrom", "chroot", "compat", "dtb", "fda", "fdb", "fsdev",
-    "full-screen", "fw_cfg", "gdb", "hda", "hdb", "hdc", "hdd", "icount", "incoming", "iscsi",
-    "k", "loadvm", "mtdblock", "netdev", "numa", "only-migratable", "option-rom", "pflash",
-    "plugin", "preconfig", "run-with", "runas", "s", "sandbox", "sd", "sdl", "seed",
-    "semihosting", "set", "smbios", "snapshot", "spice", "tb-size", "tpmdev", "usb", "usbdevice",
-    "virtfs", "vnc", "watchdog", "watchdog-action", "writeconfig", NULL
-};
-
-static bool unknown_option(const char *word, GError **error)
-{
-    const char *names[2 * G_N_ELEMENTS(cli_options) + 1];
-    size_t n = 0;
-
-    for (const CliOption *o = cli_options; o->name; o++) {
-        names[n++] = o->name;
-        if (o->alias)
-            names[n++] = o->alias;
-    }
-    names[n] = NULL;
-    if (g_strv_contains(not_offered, word)) {
-        fail(error, ERR_UNSUPPORTED, "-%s: an option of QEMU that this build does not offer", word);
-        return error_hint(error, "-help lists the options there are");
-    }
-    const char *near = nearest_word(word, names);
-
-    fail(error, ERR_UNKNOWN_PARAMETER, "-%s: no such option", word);
-    return near ? error_hint(error, "did you mean -%s?", near)
-                : error_hint(error, "-help lists the options");
-}
-
-/* Every member of @opts is in the option's table. */
-static bool check_params(const CliOption *o, json_object *opts, GError **error)
-{
-    const char *known[32];
-    size_t n = 0;
-
-    if (!o->params)
-        return true;
-    for (const CliParam *p = o->params; p->name; p++)
-        known[n++] = p->name;
-    known[n] = NULL;
-    json_object_object_foreach(opts, key, value) {
-        const char *near;
-
-        if (g_strv_contains(known, key))
-            continue;
-        near = nearest_word(key, known);
-        fail(error, ERR_UNKNOWN_PARAMETER, "no parameter '%s'", key);
-        if (near)
-            return error_hint(error, "did you mean '%s'?", near);
-        g_autofree char *list = g_strjoinv(", ", (char **)known);
-
-        return error_hint(error, "there are: %s", list);
-    }
-    return true;
-}
-
-static bool take_opts(Config *config, const CliOption *o, const char *value, GError **error)
-{
-    g_autoptr(json_object) opts = NULL;
-
-    if (cli_is_help(value)) {
-        g_autoptr(json_object) none = json_object_new_object();
-
-        config->exit_now = cli_print_topic(o->name, none);
-        if (config->exit_now)
-            return true;
-    }
-    opts = strcmp(o->name, "drive") ? options_parse(value, o->implied, error)
-                                    : block_drive_parse(value, error);
-    if (!opts)
-        return false;
-    if (cli_print_topic(o->name, opts)) {
-        config->exit_now = true;
-        return true;
-    }
-    return check_params(o, opts, error) && o->opts(config, opts, error);
-}
-
-static bool take_option(Config *config, const CliOption *o, const char *value, GError **error)
-{
-    if (o->flag) {
-        o->flag(config);
-        return true;
-    }
-    if (o->opts ? take_opts(config, o, value, error)
-                : (cli_is_help(value) && cli_print_topic(o->name, NULL)
-                       ? (config->exit_now = true)
-                       : o->text(config, value, error)))
-        return true;
-    return error_prefix(error, "-%s %s: ", o->name, value);
-}
-
-bool cli_parse(Config *config, int argc, char **argv, GError **error)
-{
-    for (int i = 1; i < argc && !config->exit_now; i++) {
-        const char *word = argv[i];
-        const CliOption *o;
-
-        if (word[0] != '-' || !word[1]) {
-            fail(error, ERR_UNSUPPORTED, "'%s': a disk image alone is not taken", word);
-            return error_hint(error, "write -drive file=%s,format=raw,if=virtio", word);
-        }
-        word += word[1] == '-' && word[2] ? 2 : 1;
-        o = cli_option_find(word);
-        if (!o)
-            return unknown_option(word, error);
-        if (o->value && ++i >= argc) {
-            fail(error, ERR_MISSING_PARAMETER, "-%s: its value is missing", o->name);
-            return error_hint(error, "-%s %s", o->name, o->value);
-        }
-        if (!take_option(config, o, o->value ? argv[i] : NULL, error))
-            return false;
-    }
-    return true;
-}

@@ -31,6 +31,8 @@ typedef struct CliOption {
 
 extern const CliOption cli_options[];      /* ended by {} */
 const CliOption *cli_option_find(const char *name);
+/* Gives @opts to the option's handler, if the names in it are its parameters'. */
+bool cli_apply(Config *config, const CliOption *option, json_object *opts, GError **error);
 const char *cli_section_title(CliSection section);
 
 /* help.c: texts for people, written to stdout. */
@@ -38,7 +40,10 @@ void cli_print_help(void);
 void cli_print_version(void);
 void cli_print_man_page(void);
 void cli_print_completion(void);           /* for bash */
-/* "-device help", "-machine help", "-cpu help", "-device X,help" …: true if it was a question. */
+/* "-smp help": false, if the option has no table of parameters. */
+bool cli_print_params(const CliOption *option);
+/* "-device help", "-machine help", "-cpu help", "-device X,help" …: true if it was a question.
+ * @opts NULL: "help" was all. */
 bool cli_print_topic(const char *option, json_object *opts);
 bool cli_is_help(const char *value);       /* "help" or "?" */
 /* query-command-line-options: [{"option", "parameters": [{"name", "type", "help"}]}]. */

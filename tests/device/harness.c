@@ -141,8 +141,7 @@ static bool apply_memory(TestMachine *m, json_object *options, GError **error)
 
 static bool apply_global(TestMachine *m, json_object *options, GError **error)
 {
-    machine_add_global(m->machine, options);
-    return true;
+    return machine_add_global(m->machine, options, error);
 }
 
 static bool apply_device(TestMachine *m, json_object *options, GError **error)

@@ -35,46 +35,73 @@ class Errors(unittest.TestCase):
         (["-machine", "q35,hpt=off"], "hpt", "hpet"),
         (["-machine", "q35,accel=tcg"], "only accelerator is kvm", ""),
         (["-smp", "cpus=2,sokets=1"], "sokets", "sockets"),
+        (["-smp", "cpus=2,cors=2"], "cors", "cores"),
         (["-smp", "0"], "cpus must be 1 to 1024", ""),
         (["-smp", "two"], "two", ""),
         (["-smp", "4,sockets=3,cores=1,threads=1"], "sockets", ""),
         (["-m", "12Q"], "12Q", ""),
         (["-m", "0"], "needs memory", ""),
         (["-m", "512,slots=2,maxmem=1G"], "slots", ""),
+        (["-m", "1k"], "at least 2 MiB", ""),
+        (["-machine", "q35,smp=2"], "smp.NAME=VALUE", ""),
+        (["-machine", "q35,smp.cpsu=2"], "cpsu", "cpus"),
+        (["-boot", "order=z"], "'z' is no list of boot devices", "d for a CD"),
+        (["-boot", "cc"], "'c' is given twice", ""),
+        (["-boot", "menu=maybe"], "'menu' expects 'on' or 'off'", ""),
+        (["-boot", "reboot-timeout=70000"], "-1 to 65535", ""),
         (["-cpu", "hosst"], "hosst", "host"),
+        (["-device", ""], "'driver' is missing", ""),
         (["-device", "virtio-blk-pic"], "virtio-blk-pic", "virtio-blk-pci"),
         (["-device", "virtio-blk-pci,drvie=x"], "drvie", "drive"),
         (["-device", "virtio-blk-pci,drive=nosuch"], "nosuch", ""),
+        (["-device", "virtio-rng-pci,id=a", "-device", "virtio-rng-pci,id=b,period=0"],
+         "-device virtio-rng-pci,id=b,period=0: ", ""),
         (["-device", "virtio-blk-pci"], "drive", ""),
         (["-device", '{"driver":"virtio-rng-pci"'], "JSON", ""),
         (["-device", "virtio-rng-pci,bus=pcie.9"], "pcie.9", ""),
         (["-device", "virtio-rng-pci,addr=99"], "99", ""),
         (["-object", "memory-backend-rma,id=a,size=1M"], "memory-backend-rma", "memory-backend-ram"),
         (["-object", "iothread"], "id", ""),
+        (["-object", "iothrea,help"], "iothrea", "iothread"),
         (["-blockdev", "driver=file,filename=/x"], "node-name", ""),
         (["-blockdev", "driver=fiel,node-name=a,filename=/x"], "fiel", "file"),
         (["-blockdev", "driver=file,node-name=a,filename=/no/such"], "/no/such", ""),
         (["-blockdev", "driver=null-co,node-name=a,sizze=1"], "sizze", "size"),
         (["-drive", "file=/no/such,format=raw"], "/no/such", ""),
+        (["-drive", "file=/dev/null,fromat=raw"], "fromat", "format"),
+        (["-drive", "/disk.img"], "needs file= or driver=", "file=PATH"),
+        (["-drive", "file=/dev/null,format=raw,if=ide"], "if=ide", "if=virtio"),
         (["-chardev", "sokcet,id=a,path=/x"], "sokcet", "socket"),
         (["-chardev", "null"], "id", ""),
+        (["-chardev", ""], "missing backend", ""),
+        (["-chardev", "socket,id=a,path=/x,host=y,port=1"], "only one of", ""),
+        (["-chardev", "socket,id=a,host=localhost,port=99999,server=on"], "'99999' is not a port", ""),
         (["-serial", "chardev:nosuch"], "nosuch", ""),
+        (["-serial", "vc"], "'vc' is not supported", "mon:stdio"),
         (["-mon", "chardev=nosuch,mode=control"], "nosuch", ""),
         (["-mon", "chardev=x,mode=controll"], "controll", "control"),
-        (["-kernel", "/no/such"], "/no/such", ""),
+        (["-kernel", "/no/such"], "-kernel /no/such: No such file", ""),
+        (["-kernel", "/tmp"], "-kernel /tmp: it is not a regular file", ""),
+        (["-kernel", "/etc/passwd"], "-kernel /etc/passwd: not a kernel that can be booted", ""),
         (["-append", "x"], "-append needs -kernel", ""),
         (["-uuid", "1-2-3"], "1-2-3", ""),
         (["-rtc", "base=yesterday"], "yesterday", "localtime"),
         (["-trace", "nosuch_event"], "nosuch_event", "-trace help"),
+        (["-trace", "events=/no/such"], "/no/such", ""),
         (["-d", "gest_errors"], "gest_errors", "guest_errors"),
         (["-action", "reboot=explode"], "explode", ""),
+        (["-watchdog-action", "explode"], "explode", "inject-nmi"),
         (["-add-fd", "fd=999,set=1"], "999", ""),
+        (["-add-fd", "fd=2,set=1"], "fd=2 is standard input or output", ""),
         (["-global", "nonsense"], "nonsense", "DRIVER"),
+        (["-global", "virtio-rng-pci.max-byte=5"], "virtio-rng-pci.max-byte", "max-bytes"),
+        (["-L", "/usr/share"], "-L: an option of QEMU", ""),
         (["-vnc", ":0"], "-vnc: an option of QEMU", ""),
         (["-incoming", "defer"], "-incoming: an option of QEMU", ""),
         (["-display", "gtk"], "none", ""),
         (["-net", "user"], "none", ""),
         (["-readconfig", "/no/such"], "/no/such", ""),
+        (["-readconfig", "/proc/self/environ"], "not a text file", ""),
         (["-pidfile", "/no/such/dir/pid", "-machine", "none"], "/no/such/dir/pid", ""),
     ]
 
@@ -128,6 +155,9 @@ class Help(unittest.TestCase):
         self.assertIn("vm_state", self.ok("-trace", "help"))
         self.assertIn("guest_errors", self.ok("-d", "help"))
         self.assertIn("hpet", self.ok("-machine", "q35,help"))
+        self.assertIn("sockets", self.ok("-smp", "help"))
+        self.assertIn("qcow2", self.ok("-drive", "format=help"))
+        self.assertEqual(self.ok("-device", "virtio-rng,help"), self.ok("-device", "virtio-rng-pci,help"))
 
     def test_docs_name_every_block_driver(self):
         docs = os.path.join(os.path.dirname(__file__), "..", "..", "docs", "block.md")
@@ -206,11 +236,86 @@ class Machine(unittest.TestCase):
         self.assertEqual(self.ask(f, "quit")["return"], {})
         self.assertEqual(vm.wait(TIMEOUT), 0)
 
+    def test_readconfig_in_qemus_words(self):
+        config = os.path.join(self.dir.name, "config")
+        disk = os.path.join(self.dir.name, "a,b.img")
+        with open(disk, "wb") as f:
+            f.truncate(1 << 20)
+        with open(config, "w") as f:
+            f.write('# qemu config file\n[machine]\n  type = "none"\n[memory]\n  size = "64"\n'
+                    '[smp-opts]\n  cpus = "1"\n[boot-opts]\n  strict = "on"\n[drive "d0"]\n  if = "none"\n'
+                    '  format = "raw"\n  file = "%s"\n  file.locking = "off"\n  cache.direct = "off"\n'
+                    '[chardev "c0"]\n  backend = "null"\n' % disk)
+        vm = subprocess.Popen([VIREO, "-readconfig", config, "-nodefaults", "-S",
+                               "-qmp", "unix:%s,server=on,wait=off" % self.qmp])
+        self.addCleanup(vm.kill)
+        f = self.connect()
+        block = self.ask(f, "query-block")["return"]
+        self.assertEqual([(b["device"], b["inserted"]["file"]) for b in block], [("d0", disk)])
+        options = {o["option"] for o in self.ask(f, "query-command-line-options")["return"]}
+        self.assertLessEqual({"machine", "memory", "smp-opts", "boot-opts", "device"}, options)
+        self.ask(f, "quit")
+        self.assertEqual(vm.wait(TIMEOUT), 0)
+
+    def test_trace_list_log_name_snapshot_and_short_names(self):
+        events, log = os.path.join(self.dir.name, "events"), os.path.join(self.dir.name, "log-%d")
+        disk = os.path.join(self.dir.name, "disk.img")
+        with open(disk, "wb") as f:
+            f.truncate(1 << 20)
+        with open(events, "w") as f:
+            f.write("# what changes the machine\nvm_*\n\n")
+        vm = subprocess.Popen([VIREO, "-machine", "none", "-nodefaults", "-trace", "events=" + events,
+                               "-D", log, "-snapshot", "-drive", "if=none,id=d0,format=raw,file=" + disk,
+                               "-drive", "if=none,id=d1,driver=null-co,size=1M",
+                               "-qmp", "unix:%s,server=on,wait=off" % self.qmp])
+        self.addCleanup(vm.kill)
+        f = self.connect()
+        block = {b["device"]: b["inserted"] for b in self.ask(f, "query-block")["return"]}
+        self.assertEqual((block["d0"]["drv"], block["d0"]["backing_file_depth"]), ("qcow2", 1))
+        self.assertEqual(block["d1"]["backing_file_depth"], 1)
+        self.ask(f, "quit")
+        self.assertEqual(vm.wait(TIMEOUT), 0)
+        with open(log.replace("%d", str(vm.pid))) as written:
+            self.assertIn("running", written.read())
+
+    def test_a_reset_obeys_the_reboot_action(self):
+        vm = subprocess.Popen([VIREO, "-machine", "none", "-nodefaults", "-S",
+                               "-qmp", "unix:%s,server=on,wait=off" % self.qmp])
+        self.addCleanup(vm.kill)
+        f = self.connect()
+        for command in ("cont", "stop", "system_reset"):
+            self.ask(f, command)
+        self.assertEqual(self.ask(f, "query-status")["return"]["status"], "prelaunch")
+        self.ask(f, "set-action", reboot="shutdown")
+        f.write('{"execute": "system_reset"}\n')
+        f.flush()
+        events = [line for line in map(json.loads, f) if "event" in line]
+        self.assertEqual([(e["event"], e["data"]["reason"]) for e in events],
+                         [("SHUTDOWN", "host-qmp-system-reset")])
+        self.assertEqual(vm.wait(TIMEOUT), 0)
+
+    def test_a_socket_in_use_is_left_alone(self):
+        other = socket.socket(socket.AF_UNIX)
+        self.addCleanup(other.close)
+        other.bind(self.qmp)
+        other.listen()
+        args = ["-machine", "none", "-nodefaults", "-S", "-qmp", "unix:%s,server=on,wait=off" % self.qmp]
+        got = run(*args)
+        self.assertEqual(got.returncode, 1)
+        self.assertIn("another process is using it", got.stderr)
+        other.setblocking(False)
+        self.assertRaises(BlockingIOError, other.accept)        # nobody has been bothered
+        other.close()                                           # what is left is a stale file
+        vm = subprocess.Popen([VIREO, *args])
+        self.addCleanup(vm.kill)
+        self.ask(self.connect(), "quit")
+        self.assertEqual(vm.wait(TIMEOUT), 0)
+
     def test_readconfig_errors_name_the_line(self):
         config = os.path.join(self.dir.name, "config")
         for text, line, word in (("[machine\n", 1, "]"), ("a = \"b\"\n", 1, "section"),
                                  ("[machine]\n\ntype = q35\n", 3, "quotes"),
-                                 ("[nosuch]\n", 1, "nosuch")):
+                                 ("[nosuch]\n", 1, "nosuch"), ("[rtc]\n bse = \"utc\"\n[name]\n", 3, "base")):
             with open(config, "w") as f:
                 f.write(text)
             got = run("-readconfig", config)
