@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +26,7 @@ typedef struct Server {
     BlockExports *exports;
     NbdImage image;
     int signals;
+    bool opening;                          /* the image: there is nothing yet that a signal would have to end */
     unsigned clients;
     bool seen, done;                       /* a client was there; it is over */
 } Server;
@@ -195,13 +197,30 @@ static bool start_server(Server *s, unsigned inherited, GError **error)
 
 /* ---- life of the process ---- */
 
+/* As if it had never been blocked. */
+static void die_of(Server *s, int number)
+{
+    sigset_t set;
+
+    if (s->options.pid_file)
+        unlink(s->options.pid_file);
+    sigemptyset(&set);
+    sigaddset(&set, number);
+    sigprocmask(SIG_UNBLOCK, &set, NULL);
+    raise(number);
+}
+
+/* The server of an image may not answer for a long time: whoever waits for that may stop waiting. */
 static void on_signal(void *opaque, unsigned events)
 {
     Server *s = opaque;
     struct signalfd_siginfo info;
 
-    if (read(s->signals, &info, sizeof(info)) == sizeof(info))
-        s->done = true;
+    if (read(s->signals, &info, sizeof(info)) != sizeof(info))
+        return;
+    if (s->opening)
+        die_of(s, info.ssi_signo);
+    s->done = true;
 }
 
 static bool make_objects(Server *s, GError **error)
@@ -221,13 +240,21 @@ static bool make_objects(Server *s, GError **error)
 static bool serve(Server *s, int parent, GError **error)
 {
     const char *device = s->options.device;
-    LoopFd *watch = loop_add_fd(loop_main(), s->signals, G_IO_IN, on_signal, s);
     bool ok = parent < 0 || process_ready(parent, "--fork", error);
 
     if (ok)
         loop_wait(&s->done);
-    loop_fd_remove(watch);
     return ok && (!device || !s->clients || nbd_device_disconnect(device, error));
+}
+
+static bool open_image(Server *s, GError **error)
+{
+    bool ok;
+
+    s->opening = true;
+    ok = nbd_image_open(&s->image, &s->options, s->graph, error);
+    s->opening = false;
+    return ok;
 }
 
 static bool run(Server *s, unsigned inherited, int parent, GError **error)
@@ -243,7 +270,7 @@ static bool run(Server *s, unsigned inherited, int parent, GError **error)
     if (o->pid_file && !process_write_pid("--pid-file", o->pid_file, &pid_fd, error))
         return false;
     s->exports = block_exports_of(s->root);
-    ok = nbd_image_open(&s->image, o, s->graph, error) && start_server(s, inherited, error) &&
+    ok = open_image(s, error) && start_server(s, inherited, error) &&
          serve(s, parent, error) && nbd_server_stop(s->exports, error);
     if (o->pid_file)
         unlink(o->pid_file);
@@ -297,7 +324,8 @@ static int disconnect(const char *device)
 
 static int serve_image(NbdOptions *o, unsigned inherited)
 {
-    Server s = { .options = *o };
+    Server s = { .options = *o, .signals = -1 };
+    LoopFd *watch = NULL;
     g_autoptr(GError) error = NULL;
     int parent, status;
 
@@ -306,12 +334,18 @@ static int serve_image(NbdOptions *o, unsigned inherited)
     parent = daemonize(o);
     if (o->verbose)
         trace_set("nbd_*", true);
-    s.signals = process_take_signals();
+    if (!o->list) {                        /* which waits in libnbd, and leaves nothing behind */
+        s.signals = process_take_signals();
+        watch = loop_add_fd(loop_main(), s.signals, G_IO_IN, on_signal, &s);
+    }
     s.root = object_new_by_name("container", NULL);
     s.graph = block_graph_new(s.root, NULL);
     status = run(&s, inherited, parent, &error) ? 0 : 1;
     clean_up(&s);
-    close(s.signals);
+    if (watch) {
+        loop_fd_remove(watch);
+        close(s.signals);
+    }
     return report(error, status);
 }
 

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 
 import nbd
@@ -76,6 +77,22 @@ class Program(Case):
             self.assertEqual(done.returncode, 1, line)
             self.assertIn(words, done.stderr.decode())
             self.assertTrue(done.stderr.startswith(b"vireo-nbd: "), done.stderr)
+
+    def test_a_signal_while_it_waits_for_another_server(self):
+        """One that accepts connections and says nothing."""
+        pid = self.path("pid")
+        with socket.socket() as silent:
+            silent.bind(("127.0.0.1", 0))
+            silent.listen()
+            port = silent.getsockname()[1]
+            for line in (["-L", "-b", "127.0.0.1", "-p", port],
+                         ["-k", self.path("s"), "--pid-file", pid, "nbd://127.0.0.1:%d/" % port]):
+                process = self.daemon(VIREO_NBD, *line)
+                connection = silent.accept()[0]
+                process.terminate()
+                self.assertEqual(process.wait(TIMEOUT), -signal.SIGTERM)
+                connection.close()
+        self.assertFalse(os.path.exists(pid))
 
     def test_more_clients_than_allowed_wait(self):
         _, path, uri = self.serve(self.image(), "-f", "raw", "-e", "1")
