@@ -240,6 +240,7 @@ static bool co_fn open_image(Qcow2 *s, json_object *options, const Qcow2Options 
     if (qcow2_header_read(s, error) < 0)
         return false;
     derive(s);
+    s->for_check = o->check;
     s->overlap_mask = o->overlap_mask;
     qcow2_options_apply(s, o);
     return check_writable(s, o, error) && check_lazy(s, o, error) &&
@@ -248,7 +249,8 @@ static bool co_fn open_image(Qcow2 *s, json_object *options, const Qcow2Options 
            qcow2_open_backing(s, options, o->chain_depth, error) &&
            qcow2_snapshots_read(s, error) == 0 && find_bitmaps(s, error) &&
            first_writes(s, o, error) &&
-           (!s->bitmaps_offset || qcow2_bitmaps_load(s, error) == 0) && repair_dirty(s, o, error);
+           (!s->bitmaps_offset || s->for_check || qcow2_bitmaps_load(s, error) == 0) &&
+           repair_dirty(s, o, error);
 }
 
 bool co_fn qcow2_open(BlockNode *node, json_object *options, GError **error)
@@ -294,7 +296,7 @@ static int co_fn put_to_rest(Qcow2 *s)
     if (!s->writable || __atomic_load_n(&s->corrupt, __ATOMIC_RELAXED))
         return 0;
     qcow2_exclusive_begin(s);
-    if (qcow2_bitmaps_store(s, &error) < 0)
+    if (!s->for_check && qcow2_bitmaps_store(s, &error) < 0)
         error_report(error);               /* they are marked as in use: nobody will trust them */
     ret = qcow2_settle(s);
     if (ret == 0 && s->file_grows)

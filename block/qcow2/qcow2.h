@@ -210,6 +210,7 @@ typedef struct Qcow2 {
     unsigned cluster_bits;
     uint64_t cluster_size;
     bool extended_l2, has_data_file, data_file_raw, writable;
+    bool for_check;                        /* opened to be checked: nothing is written unless it is repaired */
     unsigned l2_entry_bytes, l2_bits;      /* entries in an L2 table: 1 << l2_bits */
     unsigned subcluster_bits;              /* as cluster_bits without extended L2 */
     unsigned refcount_bits;

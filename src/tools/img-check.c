@@ -213,7 +213,7 @@ static int run_check(Img *img, GError **error)
         return img_usage(error, "-r needs 'leaks' or 'all', not '%s'", repair);
     if (!!repair + !!plan + !!apply > 1)
         return img_usage(error, "only one of -r, --plan and --apply can be given");
-    if (!img_open_given(img, img->operands[0], c.fix || apply ? IMG_WRITE | IMG_RESIZE | IMG_REPAIR : 0,
+    if (!img_open_given(img, img->operands[0], IMG_REPAIR | (c.fix || apply ? IMG_WRITE | IMG_RESIZE : 0),
                         &c.image, error))
         return 1;
     status = plan || apply ? scrub_image(img, c.image.node, plan, apply, error)
