@@ -1,7 +1,7 @@
 /*
  * Finding free clusters: the first ones.  What is handed out has its refcount raised in memory.
  */
-#include "block/qcow2/qcow2.h"
+#include "block/qcow2/checksums.h"
 #include <errno.h>
 #include <inttypes.h>
 
@@ -42,7 +42,9 @@ static int co_fn take(Qcow2 *s, uint64_t first, uint64_t n, GError **error)
              block_node_filename(s->node), offset);
         return ret;
     }
-    ret = qcow2_refcount_add(s, offset, bytes, 1, error);
+    ret = qcow2_sums_begin_use(s, error);  /* stored ones are in free clusters */
+    if (ret == 0)
+        ret = qcow2_refcount_add(s, offset, bytes, 1, error);
     if (ret == 0)
         qcow2_not_fresh(s, offset + bytes);
     return ret;

@@ -1,9 +1,11 @@
 /* Changing an image: its header's options, the width of its refcounts, the keys to it, and the backing
  * file's name. */
 #include "block/qcow2/check.h"
+#include "block/qcow2/checksums.h"
 #include "block/qcow2/crypto.h"
 #include "block/qcow2/image.h"
 #include "block/qcow2/io.h"
+#include "block/qcow2/options.h"
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
@@ -130,6 +132,8 @@ static bool check_downgrade(const Amend *a, GError **error)
         return fail(error, ERR_UNSUPPORTED, "compat=0.10 requires refcount_bits=16");
     if (s->header.nb_snapshots)
         return fail(error, ERR_UNSUPPORTED, "Cannot downgrade an image that has snapshots");
+    if (qcow2_sums_on(s))
+        return fail(error, ERR_UNSUPPORTED, "Cannot downgrade an image that has checksums");
     if (s->header.autoclear & QCOW2_AUTOCLEAR_BITMAPS)
         return fail(error, ERR_UNSUPPORTED, "Cannot downgrade an image that has bitmaps");
     if (given(a, "lazy-refcounts") && a->then.lazy_refcounts)
@@ -260,6 +264,52 @@ static int co_fn change_width(Amend *a, GError **error)
     return qcow2_change_refcount_width(a->s, order, error);
 }
 
+/* Checksums of all tables there are, then the header that asks for them. */
+static int co_fn begin_checksums(Qcow2 *s, GError **error)
+{
+    int ret;
+
+    if (!qcow2_sums_has_room(s)) {
+        fail(error, ERR_UNSUPPORTED, "'%s': its header has no room for checksums, or is that of a version 2 "
+             "image (compat=0.10)", block_node_filename(s->node));
+        return -ENOTSUP;
+    }
+    qcow2_sums_start(s, true);
+    qcow2_caches_forget(s);
+    qcow2_widen_slices(s);
+    ret = qcow2_check_take_sums(s, error);
+    if (ret == 0) {
+        qcow2_sums_set_on(s, true);
+        ret = qcow2_header_write(s, error);
+    }
+    if (ret < 0) {
+        qcow2_sums_set_on(s, false);
+        qcow2_sums_free(s);
+    }
+    return ret;
+}
+
+static int co_fn change_checksums(Amend *a, GError **error)
+{
+    Qcow2 *s = a->s;
+    int ret;
+
+    if (!given(a, "checksums") || a->then.checksums == qcow2_sums_on(s))
+        return 0;
+    if (a->then.checksums)
+        return begin_checksums(s, error);
+    ret = qcow2_sums_begin_use(s, error);
+    if (ret < 0)
+        return ret;
+    qcow2_sums_set_on(s, false);
+    ret = qcow2_header_write(s, error);
+    if (ret < 0)
+        qcow2_sums_set_on(s, true);
+    else
+        qcow2_sums_free(s);
+    return ret;
+}
+
 static int co_fn amend(Amend *a, GError **error)
 {
     bool has_version = given(a, "version");
@@ -276,6 +326,8 @@ static int co_fn amend(Amend *a, GError **error)
         ret = change_features(a, error);
     if (ret == 0)
         ret = change_width(a, error);
+    if (ret == 0)
+        ret = change_checksums(a, error);
     if (ret == 0)
         ret = change_backing(a, error);
     if (ret == 0 && has_version)

@@ -1,5 +1,6 @@
 /* The bitmap directory on disk. */
 #include "block/qcow2/bitmap-dir.h"
+#include "block/qcow2/checksums.h"
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -99,7 +100,15 @@ static GArray *parse(Qcow2 *s, const uint8_t *data, GError **error)
     return directory;
 }
 
-GArray *co_fn qcow2_bitmap_dir_read(Qcow2 *s, GError **error)
+static int co_fn read_all(Qcow2 *s, uint8_t *data, GArray *found, GError **error)
+{
+    if (found)
+        return qcow2_table_look(s, s->bitmaps_offset, data, s->bitmaps_length, "bitmap directory",
+                                found, error);
+    return qcow2_table_read(s, s->bitmaps_offset, data, s->bitmaps_length, "bitmap directory", error);
+}
+
+GArray *co_fn qcow2_bitmap_dir_look(Qcow2 *s, GArray *found, GError **error)
 {
     GArray *directory;
     uint8_t *data;
@@ -116,10 +125,14 @@ GArray *co_fn qcow2_bitmap_dir_read(Qcow2 *s, GError **error)
         fail(error, ERR_LIMIT, "no memory for the bitmap directory");
         return NULL;
     }
-    directory = qcow2_meta_read(s, s->bitmaps_offset, data, s->bitmaps_length, "bitmap directory",
-                                error) == 0 ? parse(s, data, error) : NULL;
+    directory = read_all(s, data, found, error) == 0 ? parse(s, data, error) : NULL;
     free(data);
     return directory;
+}
+
+GArray *co_fn qcow2_bitmap_dir_read(Qcow2 *s, GError **error)
+{
+    return qcow2_bitmap_dir_look(s, NULL, error);
 }
 
 /* Writing. */
@@ -154,7 +167,7 @@ static int co_fn write_at(Qcow2 *s, const GArray *directory, uint64_t offset, un
         put_entry(&g_array_index(directory, Qcow2BitmapEntry, i), data + at);
         at += entry_bytes(&g_array_index(directory, Qcow2BitmapEntry, i));
     }
-    ret = qcow2_meta_write(s, offset, data, bytes, "bitmap directory", own, error);
+    ret = qcow2_table_write(s, offset, data, bytes, "bitmap directory", own, error);
     free(data);
     return ret;
 }

@@ -30,6 +30,8 @@ typedef struct Qcow2BitmapEntry {
 
 /* All entries (of Qcow2BitmapEntry; freed with the array), or NULL: unreadable or ill-formed. */
 GArray *co_fn qcow2_bitmap_dir_read(Qcow2 *s, GError **error);
+/* The same; where it is not what it was, that is appended to @found (of Qcow2Mismatch) and no corruption. */
+GArray *co_fn qcow2_bitmap_dir_look(Qcow2 *s, GArray *found, GError **error);
 /* The entries' length on disk, bytes. */
 uint64_t qcow2_bitmap_dir_bytes(const GArray *directory);
 /* Writes the directory over the one that is there; it has the same length.  No flush. */

@@ -4,6 +4,7 @@
  */
 #include "block/qcow2/bitmaps.h"
 #include "block/bitmap.h"
+#include "block/qcow2/checksums.h"
 #include "block/qcow2/journal.h"
 #include <errno.h>
 #include <inttypes.h>
@@ -34,7 +35,7 @@ static uint64_t *co_fn read_table(Qcow2 *s, const Qcow2BitmapEntry *entry, GErro
         fail(error, ERR_LIMIT, "no memory for the table of bitmap '%s'", entry->name);
         return NULL;
     }
-    if (qcow2_meta_read(s, entry->table_offset, table, bytes, "bitmap table", error) < 0) {
+    if (qcow2_table_read(s, entry->table_offset, table, bytes, "bitmap table", error) < 0) {
         free(table);
         return NULL;
     }
@@ -70,7 +71,7 @@ static int co_fn load_bits(Qcow2 *s, const Qcow2BitmapEntry *entry, const uint64
             block_bitmap_mark(bitmap, i * cover, part);
         if (!offset)
             continue;
-        ret = qcow2_meta_read(s, offset, bits, s->cluster_size, "bitmap", error);
+        ret = qcow2_table_read(s, offset, bits, s->cluster_size, "bitmap", error);
         if (ret == 0)
             block_bitmap_import_bits(bitmap, i * cover, part, bits);
     }
@@ -273,7 +274,7 @@ static uint64_t co_fn store_cluster(Qcow2 *s, const BlockBitmap *bitmap, uint64_
     if (granules % 8 == 0 && all_bytes(bits, granules / 8, 0xff))
         return QCOW2_BITMAP_TABLE_ONES;
     host = qcow2_alloc_clusters(s, 1, error);
-    *ret = host < 0 ? host : qcow2_meta_write(s, host, bits, s->cluster_size, "bitmap", 0, error);
+    *ret = host < 0 ? host : qcow2_table_write(s, host, bits, s->cluster_size, "bitmap", 0, error);
     return host < 0 ? 0 : host;
 }
 
@@ -300,7 +301,7 @@ static int co_fn store_table(Qcow2 *s, Qcow2BitmapEntry *entry, const uint64_t *
     for (uint64_t i = 0; i < entry->table_size; i++)
         words[i] = GUINT64_TO_BE(table[i]);
     offset = qcow2_alloc_clusters(s, bytes >> s->cluster_bits, error);
-    ret = offset < 0 ? offset : qcow2_meta_write(s, offset, words, bytes, "bitmap table", 0, error);
+    ret = offset < 0 ? offset : qcow2_table_write(s, offset, words, bytes, "bitmap table", 0, error);
     free(words);
     if (ret < 0 && offset > 0)
         qcow2_free_now(s, offset, bytes);

@@ -6,7 +6,7 @@
  * until a checkpoint has written it.  A cache may grow past its limit while all is dirty: requests
  * make a checkpoint before that goes far (qcow2_relieve).
  */
-#include "block/qcow2/qcow2.h"
+#include "block/qcow2/checksums.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -148,7 +148,7 @@ static int co_fn load(Qcow2Cache *cache, uint64_t offset, uint8_t **ret_data)
     int ret;
 
     block_debug_event(cache->s->file, cache == &cache->s->l2_cache ? "l2_load" : "refblock_load");
-    ret = data ? qcow2_meta_read(cache->s, offset, data, bytes, cache->what, NULL) : -ENOMEM;
+    ret = data ? qcow2_table_read(cache->s, offset, data, bytes, cache->what, NULL) : -ENOMEM;
     if (ret < 0) {
         free(data);
         return ret;

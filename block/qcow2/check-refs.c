@@ -135,8 +135,8 @@ static bool block_is_readable(const Qcow2Check *c, uint64_t index, uint64_t *ret
 static int co_fn read_block(Qcow2Check *c, uint64_t offset, uint8_t *block, GError **error)
 {
     if (c->live)
-        return qcow2_read_current(&c->s->refcount_cache, offset, block, error);
-    return qcow2_meta_read(c->s, offset, block, c->s->cluster_size, "refcount block", error);
+        return qcow2_live_read(c->live, &c->s->refcount_cache, offset, block, error);
+    return check_look(c, offset, block, c->s->cluster_size, "refcount block", error);
 }
 
 int co_fn qcow2_check_refcounts(Qcow2Check *c, GError **error)

@@ -8,6 +8,7 @@
  * the header names them.
  */
 #include "block/qcow2/check.h"
+#include "block/qcow2/checksums.h"
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -18,7 +19,10 @@ static int co_fn write_table(Qcow2 *s, uint64_t offset, void *data, uint64_t byt
                              const char *what, GError **error)
 {
     struct iovec iov = { data, bytes };
-    int ret = block_node_co_write(s->file, offset, &iov, 1, bytes, 0);
+    int ret;
+
+    qcow2_sums_gone(s, offset, bytes);     /* the run that follows takes it anew */
+    ret = block_node_co_write(s->file, offset, &iov, 1, bytes, 0);
 
     if (ret < 0)
         fail_errno(error, -ret, "writing %s at offset %#" PRIx64 " of '%s' failed", what, offset,

@@ -5,6 +5,7 @@
  * waiting, so that refs needs no lock.  A scrub reads one after the other.
  */
 #include "block/qcow2/bitmap-dir.h"
+#include "block/qcow2/checksums.h"
 #include "block/qcow2/scrub.h"
 #include <errno.h>
 #include <inttypes.h>
@@ -163,8 +164,8 @@ typedef struct TableJob {
 static int co_fn read_l2(Qcow2Check *c, uint64_t offset, uint8_t *table, GError **error)
 {
     if (c->live)
-        return qcow2_read_current(&c->s->l2_cache, offset, table, error);
-    return qcow2_meta_read(c->s, offset, table, c->s->cluster_size, "L2 table", error);
+        return qcow2_live_read(c->live, &c->s->l2_cache, offset, table, error);
+    return check_look(c, offset, table, c->s->cluster_size, "L2 table", error);
 }
 
 static void co_fn table_job(void *opaque)
@@ -240,7 +241,7 @@ static uint64_t *co_fn read_words(Qcow2Check *c, uint64_t offset, uint64_t n, co
 
     if (!words)
         fail(&error, ERR_LIMIT, "no memory for an %s of %" PRIu64 " entries", what, n);
-    else if (qcow2_meta_read(c->s, offset, words, n * sizeof(uint64_t), what, &error) == 0) {
+    else if (check_look(c, offset, words, n * sizeof(uint64_t), what, &error) == 0) {
         for (uint64_t i = 0; i < n; i++)
             words[i] = GUINT64_FROM_BE(words[i]);
         return words;
@@ -309,14 +310,15 @@ static void co_fn walk_bitmap(Qcow2Check *c, const Qcow2BitmapEntry *bitmap)
             qcow2_offset_in_cluster(c->s, offset))
             check_corrupt(c, "ERROR bitmap '%s' table entry %" PRIu64 " invalid: %#" PRIx64,
                           bitmap->name, i, table[i]);
-        else if (offset)
-            check_reference(c, offset, c->s->cluster_size);
+        else if (offset && check_reference(c, offset, c->s->cluster_size))
+            check_bits(c, offset);
     }
     free(table);
 }
 
 static void co_fn walk_bitmaps(Qcow2Check *c)
 {
+    g_autoptr(GArray) found = g_array_new(FALSE, FALSE, sizeof(Qcow2Mismatch));
     g_autoptr(GError) error = NULL;
     GArray *directory;
 
@@ -324,7 +326,8 @@ static void co_fn walk_bitmaps(Qcow2Check *c)
         return;
     if (!check_reference(c, c->s->bitmaps_offset, c->s->bitmaps_length))
         return;
-    directory = qcow2_bitmap_dir_read(c->s, &error);
+    directory = qcow2_bitmap_dir_look(c->s, found, &error);
+    check_mismatches(c, found);
     if (!directory) {
         check_unreadable(c, g_steal_pointer(&error));
         return;
@@ -349,6 +352,7 @@ int co_fn qcow2_check_walk(Qcow2Check *c, GError **error)
     int ret;
 
     c->result->total_clusters = qcow2_clusters(s, s->header.size);
+    check_tables_in_memory(c);
     check_reference(c, 0, s->cluster_size);
     check_reference(c, s->header.l1_table_offset, s->header.l1_size * sizeof(uint64_t));
     ret = walk_l1(c, s->l1, s->header.l1_size, true);

@@ -6,6 +6,7 @@
  * tables are read straight from the file.
  */
 #include "block/qcow2/check.h"
+#include "block/qcow2/checksums.h"
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -141,6 +142,18 @@ static int co_fn clear_marks(Qcow2 *s, const BlockCheck *result, unsigned fix, G
     return qcow2_set_incompatible(s, 0, clear, error);
 }
 
+/* Checksums that are wrong are those of the content that is there now. */
+static int co_fn mend(Qcow2Check *c, GError **error)
+{
+    int ret = qcow2_sums_begin_use(c->s, error);
+
+    if (ret == 0)
+        ret = qcow2_check_repair(c, error);
+    if (ret == 0 && c->mismatches)
+        qcow2_sums_forget(c->s);
+    return ret;
+}
+
 static int co_fn repair(Qcow2 *s, BlockCheck *result, unsigned fix, GError **error)
 {
     BlockCheck before = *result, after = *result;
@@ -149,12 +162,15 @@ static int co_fn repair(Qcow2 *s, BlockCheck *result, unsigned fix, GError **err
 
     if (!c)
         return -EIO;
-    if (before.check_errors) {
-        /* What could not be read may refer to clusters that would be taken for free. */
+    /* What could not be read, or is not what it was, may refer to clusters that would be taken for free. */
+    if (before.check_errors || (c->mismatches && !(fix & BLOCK_FIX_ERRORS))) {
         c->mending = false;
-        check_say(c, false, "Nothing is repaired: parts of the image could not be read");
+        check_say(c, false, before.check_errors
+                                ? "Nothing is repaired: parts of the image could not be read"
+                                : "Nothing is repaired: tables are not what they were; -r all takes "
+                                  "them as they are");
     } else {
-        ret = qcow2_check_repair(c, error);
+        ret = mend(c, error);
     }
     run_free(c);
     if (ret < 0)
@@ -199,6 +215,8 @@ int co_fn qcow2_check(Qcow2 *s, BlockCheck *check, unsigned fix, GError **error)
         qcow2_caches_forget(s);
         ret = fix ? repair(s, check, fix, error) : look(s, check, error);
     }
+    if (s->sums)
+        s->sums->sound = ret == 0 && !check->corruptions && !check->check_errors;
     qcow2_exclusive_end(s);
     return ret;
 }
@@ -246,4 +264,21 @@ int co_fn qcow2_change_refcount_width(Qcow2 *s, unsigned order, GError **error)
     }
     run_free(c);
     return ret;
+}
+
+/* Checksums. */
+
+int co_fn qcow2_check_take_sums(Qcow2 *s, GError **error)
+{
+    BlockCheck result = { 0 };
+    int ret;
+
+    qcow2_caches_forget(s);
+    ret = look(s, &result, error);
+    if (ret < 0 || !(result.corruptions || result.check_errors))
+        return ret;
+    fail(error, ERR_CORRUPT, "'%s' has errors: checksums of a damaged image's tables are not taken",
+         block_node_filename(s->node));
+    error_hint(error, "vireo-img check -r all");
+    return -EIO;
 }

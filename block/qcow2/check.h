@@ -1,7 +1,7 @@
 /*
  * Checking an image: the parts of one run.  check-walk.c counts what refers to each host cluster,
- * check-refs.c compares that with the refcounts, check-repair.c mends, check.c puts them together.
- * scrub.c uses the first two while the image is in use.
+ * check-refs.c compares that with the refcounts, check-sums.c tables with their checksums, check-repair.c
+ * mends, check.c puts them together.  scrub.c uses the first three while the image is in use.
  */
 #pragma once
 #include "block/qcow2/qcow2.h"
@@ -17,6 +17,10 @@ int co_fn qcow2_co_check(BlockNode *node, BlockCheck *check, unsigned fix, GErro
 /* Refcounts of 1 << @order bits: counts all references and makes new structures.  Alone, and nothing is
  * dirty.  On failure the image is as it was. */
 int co_fn qcow2_change_refcount_width(Qcow2 *s, unsigned order, GError **error);
+
+/* Alone, and nothing is dirty: the checksums of all tables, of which none were known.  An image with errors is
+ * refused. */
+int co_fn qcow2_check_take_sums(Qcow2 *s, GError **error);
 
 /* In Qcow2Check.refs beside the count: what the active tables' entries for the cluster say. */
 #define CHECK_COPIED (1u << 31)
@@ -39,6 +43,7 @@ typedef struct Qcow2Check {
     const uint64_t *reftable;
     uint64_t reftable_size, reftable_offset, reftable_bytes;
     Qcow2Live *live;                       /* a scrub; NULL: the image stands still */
+    uint64_t mismatches;                   /* blocks of tables that are not what they were */
     bool wrong_refcounts, wrong_copied;    /* to be mended */
     bool rebuild;                          /* the refcount structures cannot be mended in place */
 } Qcow2Check;
@@ -59,6 +64,14 @@ void check_unreadable(Qcow2Check *c, GError *error);
 int co_fn qcow2_check_walk(Qcow2Check *c, GError **error);
 /* A reference to each cluster that the host bytes touch.  False: they are no place in the file; said. */
 bool check_reference(Qcow2Check *c, uint64_t offset, uint64_t bytes);
+
+/* check-sums.c.  Reads a table, and tells where it is not what it was. */
+int co_fn check_look(Qcow2Check *c, uint64_t offset, void *data, uint64_t bytes, const char *what,
+                     GError **error);
+void check_mismatches(Qcow2Check *c, const GArray *found);   /* of Qcow2Mismatch: tells them */
+/* Those that a check takes from memory, as they are on disk; a bitmap's cluster of bits. */
+void co_fn check_tables_in_memory(Qcow2Check *c);
+void co_fn check_bits(Qcow2Check *c, uint64_t offset);
 
 /* check-refs.c.  The refcount table and blocks themselves, then the refcounts. */
 int co_fn qcow2_check_refcounts(Qcow2Check *c, GError **error);

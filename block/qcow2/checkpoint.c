@@ -13,7 +13,7 @@
  * the freed ones after the L2 entry that referred to it was changed: those taken before the copies are
  * made are off stable storage after step 4.
  */
-#include "block/qcow2/qcow2.h"
+#include "block/qcow2/checksums.h"
 #include "block/iov.h"
 #include <stdlib.h>
 
@@ -41,7 +41,7 @@ static int co_fn write_row(CopyWrite *w)
         iov[i] = (struct iovec){ copy->data, copy->bytes };
         bytes += copy->bytes;
     }
-    return qcow2_meta_writev(w->s, offset, iov, w->n, bytes, w->what, w->own, NULL);
+    return qcow2_table_writev(w->s, offset, iov, w->n, bytes, w->what, w->own, NULL);
 }
 
 static void co_fn write_row_run(void *opaque)
@@ -87,13 +87,23 @@ static int co_fn write_copies(Qcow2 *s, GArray *copies, const char *what, unsign
     return qcow2_group_wait(&group);
 }
 
-/* The tables that are whole in memory: L1 and refcount table, by sectors. */
+/* The tables that are whole in memory: L1 and refcount table, by parts: sectors, or what has one checksum. */
 
-enum { SECTOR = 512, SECTOR_ENTRIES = SECTOR / 8 };
+enum { SECTOR = 512 };
 
-static void mark_sector(Qcow2 *s, GHashTable *dirty, uint64_t index)
+static uint64_t part_bytes(const Qcow2 *s)
 {
-    if (g_hash_table_add(dirty, GSIZE_TO_POINTER(index / SECTOR_ENTRIES)))
+    return s->sums ? 1ull << s->sums->block_bits : SECTOR;
+}
+
+static uint64_t part_entries(const Qcow2 *s)
+{
+    return part_bytes(s) / 8;
+}
+
+static void mark_part(Qcow2 *s, GHashTable *dirty, uint64_t index)
+{
+    if (g_hash_table_add(dirty, GSIZE_TO_POINTER(index / part_entries(s))))
         __atomic_fetch_add(&s->tables_dirty, 1, __ATOMIC_SEQ_CST);
 }
 
@@ -101,7 +111,7 @@ void qcow2_mark_l1(Qcow2 *s, uint64_t index, uint64_t value)
 {
     pthread_mutex_lock(&s->table_mutex);
     __atomic_store_n(&s->l1[index], value, __ATOMIC_RELEASE);
-    mark_sector(s, s->l1_dirty, index);
+    mark_part(s, s->l1_dirty, index);
     pthread_mutex_unlock(&s->table_mutex);
 }
 
@@ -109,7 +119,7 @@ void qcow2_mark_reftable(Qcow2 *s, uint64_t index, uint64_t value)
 {
     pthread_mutex_lock(&s->table_mutex);
     s->reftable[index] = value;
-    mark_sector(s, s->reftable_dirty, index);
+    mark_part(s, s->reftable_dirty, index);
     pthread_mutex_unlock(&s->table_mutex);
 }
 
@@ -130,10 +140,10 @@ static Table table_of(Qcow2 *s, bool l1)
                     s->header.refcount_table_offset };
 }
 
-static Qcow2Copy copy_sector(Qcow2 *s, const Table *table, uint64_t sector)
+static Qcow2Copy copy_part(Qcow2 *s, const Table *table, uint64_t part)
 {
-    uint64_t first = sector * SECTOR_ENTRIES, n = MIN(SECTOR_ENTRIES, table->size - first);
-    Qcow2Copy copy = { table->offset + sector * SECTOR, n * 8, qcow2_memory(s, SECTOR), false };
+    uint64_t first = part * part_entries(s), n = MIN(part_entries(s), table->size - first);
+    Qcow2Copy copy = { table->offset + first * 8, n * 8, qcow2_memory(s, part_bytes(s)), false };
 
     for (uint64_t i = 0; copy.data && i < n; i++)
         st_be64(copy.data + i * 8, __atomic_load_n(&table->entries[first + i], __ATOMIC_RELAXED));
@@ -147,7 +157,7 @@ static int by_offset(gconstpointer a, gconstpointer b)
     return (x > y) - (x < y);
 }
 
-/* A refcount table that is being made larger has sectors in memory that are not on disk yet: they wait. */
+/* A refcount table that is being made larger has parts in memory that are not on disk yet: they wait. */
 static GArray *copy_table(Qcow2 *s, bool l1)
 {
     GArray *copies = g_array_new(FALSE, FALSE, sizeof(Qcow2Copy));
@@ -161,9 +171,9 @@ static GArray *copy_table(Qcow2 *s, bool l1)
     while (g_hash_table_iter_next(&iter, &key, NULL)) {
         Qcow2Copy copy;
 
-        if (GPOINTER_TO_SIZE(key) * SECTOR_ENTRIES >= table.size)
+        if (GPOINTER_TO_SIZE(key) * part_entries(s) >= table.size)
             continue;
-        copy = copy_sector(s, &table, GPOINTER_TO_SIZE(key));
+        copy = copy_part(s, &table, GPOINTER_TO_SIZE(key));
         if (!copy.data)
             break;
         g_array_append_val(copies, copy);
@@ -182,9 +192,9 @@ static void table_written(Qcow2 *s, bool l1, GArray *copies)
     table = table_of(s, l1);
     for (unsigned i = 0; i < copies->len; i++) {
         Qcow2Copy *copy = &g_array_index(copies, Qcow2Copy, i);
-        uint64_t sector = (copy->offset - table.offset) / SECTOR;
+        uint64_t part = (copy->offset - table.offset) / part_bytes(s);
 
-        if (copy->written || !g_hash_table_add(table.dirty, GSIZE_TO_POINTER(sector)))
+        if (copy->written || !g_hash_table_add(table.dirty, GSIZE_TO_POINTER(part)))
             __atomic_fetch_sub(&s->tables_dirty, 1, __ATOMIC_SEQ_CST);
         free(copy->data);
     }

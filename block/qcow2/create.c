@@ -3,6 +3,8 @@
  * opened, and given its size as any other image is.
  */
 #include "block/qcow2/image.h"
+#include "block/qcow2/check.h"
+#include "block/qcow2/checksums.h"
 #include "block/qcow2/crypto.h"
 #include "block/crypto/luks-options.h"
 #include "block/node.h"
@@ -29,6 +31,7 @@ const BlockCreateOption qcow2_create_options[] = {
     { "compression_type", BLOCK_CREATE_STRING, "zlib",
       "Compression method used for image cluster compression" },
     { "extended_l2", BLOCK_CREATE_BOOL, "off", "Extended L2 tables" },
+    { "checksums", BLOCK_CREATE_BOOL, "off", "Checksums of tables; vireo's own", true },
     { "encrypt.format", BLOCK_CREATE_STRING, NULL, "Encrypt the image, format choices: 'luks'" },
     { "encrypt.key-secret", BLOCK_CREATE_STRING, NULL, "ID of the secret that is the passphrase" },
     LUKS_CREATE_OPTIONS("encrypt."),
@@ -76,6 +79,7 @@ static bool check_version(const Qcow2Create *c, GError **error)
     const char *what = c->extended_l2          ? "Extended L2 entries are"
                        : c->data_file          ? "External data files are"
                        : c->lazy_refcounts     ? "Lazy refcounts are"
+                       : c->checksums          ? "Checksums are"
                        : c->compression_type   ? "Compression types other than zlib are"
                        : c->refcount_bits != 16 ? "Different refcount widths than 16 bits are"
                                                : NULL;
@@ -113,7 +117,8 @@ bool qcow2_create_parse(json_object *options, Qcow2Create *c, GError **error)
         !options_get_bool(options, "lazy-refcounts", &c->lazy_refcounts, error) ||
         !options_get_u64(options, "refcount-bits", &c->refcount_bits, error) ||
         !options_get_enum(options, "compression-type", compression_words, &compression, error) ||
-        !options_get_bool(options, "extended-l2", &c->extended_l2, error))
+        !options_get_bool(options, "extended-l2", &c->extended_l2, error) ||
+        !options_get_bool(options, "checksums", &c->checksums, error))
         return false;
     c->version = 2 + (version & 1);
     c->compression_type = compression;
@@ -135,7 +140,7 @@ static void make_header(Qcow2Header *h, const Qcow2Create *c, const BlockNode *d
                         .compression_type = c->compression_type,
                         .backing_file = g_strdup(c->backing_file),
                         .backing_format = g_strdup(c->backing_format),
-                        .extensions = g_array_new(FALSE, FALSE, sizeof(Qcow2Extension)) };
+                        .extensions = qcow2_extensions_new() };
     if (c->lazy_refcounts)
         h->compatible |= QCOW2_COMPAT_LAZY_REFCOUNTS;
     if (c->compression_type)
@@ -192,6 +197,8 @@ static int co_fn write_empty(BlockNode *file, BlockNode *data_file, const Qcow2C
     s->cluster_bits = s->header.cluster_bits;
     s->cluster_size = c->cluster_size;
     s->refcount_bits = c->refcount_bits;
+    if (c->checksums)
+        qcow2_sums_set_on(s, true);
     ret = clear_header(s, error);
     if (ret == 0)
         ret = write_refcounts(s, error);
@@ -257,10 +264,20 @@ static int preallocation_of(const Qcow2Create *c)
                                                                       : c->preallocation;
 }
 
+/* Of what was written before there was an image. */
+static int co_fn take_checksums(BlockNode *image, GError **error)
+{
+    BlockCheck result = { 0 };
+
+    return qcow2_check(qcow2_of(image), &result, 0, error);
+}
+
 static int co_fn give_size(BlockNode *image, const Qcow2Create *c, GError **error)
 {
     int ret = c->encrypt ? qcow2_crypto_format(qcow2_of(image), c->encrypt, error) : 0;
 
+    if (ret == 0 && c->checksums)
+        ret = take_checksums(image, error);
     if (ret == 0)
         ret = block_node_co_resize(image, c->size, error);
     if (ret == 0 && preallocation_of(c) != BLOCK_PREALLOC_OFF && c->size)

@@ -20,8 +20,8 @@
  * one) and to the journal's marks.  So they are held while the first sector is written, which has their
  * fields then; others in which there are marks are left alone.
  *
- * Our own layout: fields; the extensions that change often (bitmaps, journal), in the first sector; the gap,
- * if there is one; other extensions, feature names, the end; the backing file's name.  The journal's marks
+ * Our own layout: fields; the extensions that change often (bitmaps, journal, checksums), in the first sector;
+ * the gap, if there is one; other extensions, feature names, the end; the backing file's name.  The journal's marks
  * are the end of the cluster.
  */
 #include "block/qcow2/journal.h"
@@ -40,7 +40,7 @@ static const struct {
     { 0, 0, "dirty bit" },       { 0, 1, "corrupt bit" },        { 0, 2, "external data file" },
     { 0, 3, "compression type" }, { 0, 4, "extended L2 entries" }, { 1, 0, "lazy refcounts" },
     { 2, 0, "bitmaps" },         { 2, 1, "raw external data" },
-    { 2, 56, "bitmap journal (vireo)" },
+    { 2, 56, "bitmap journal (vireo)" }, { 2, 57, "checksums of tables (vireo)" },
 };
 
 typedef struct Span {                      /* bytes of the cluster that mean something */
@@ -149,10 +149,19 @@ static bool may_step(const Layout *from, const Layout *to)
 
 /* What the header is to be. */
 
+static const uint32_t first_types[] = { QCOW2_EXT_BITMAPS, QCOW2_EXT_JOURNAL, QCOW2_EXT_CHECKSUMS };
+
+static bool is_first(uint32_t type)
+{
+    for (unsigned i = 0; i < G_N_ELEMENTS(first_types); i++)
+        if (type == first_types[i])
+            return true;
+    return false;
+}
+
 static void add_item(GArray *items, uint32_t type, const void *data, uint32_t length)
 {
-    Item item = { type, length, data,
-                  type == QCOW2_EXT_BITMAPS || type == QCOW2_EXT_JOURNAL, false };
+    Item item = { type, length, data, is_first(type), false };
 
     g_array_append_val(items, item);
 }
@@ -161,9 +170,8 @@ static void add_kept(GArray *items, const Qcow2Header *h, uint32_t type)
 {
     for (unsigned i = 0; i < h->extensions->len; i++) {
         const Qcow2Extension *e = &g_array_index(h->extensions, Qcow2Extension, i);
-        bool first = e->type == QCOW2_EXT_BITMAPS || e->type == QCOW2_EXT_JOURNAL;
 
-        if (type ? e->type == type : !first)
+        if (type ? e->type == type : !is_first(e->type))
             add_item(items, e->type, e->data, e->length);
     }
 }
@@ -172,8 +180,8 @@ static GArray *make_items(const Qcow2Header *h)
 {
     GArray *items = g_array_new(FALSE, FALSE, sizeof(Item));
 
-    add_kept(items, h, QCOW2_EXT_BITMAPS);
-    add_kept(items, h, QCOW2_EXT_JOURNAL);
+    for (unsigned i = 0; i < G_N_ELEMENTS(first_types); i++)
+        add_kept(items, h, first_types[i]);
     if (h->backing_file && h->backing_format)
         add_item(items, QCOW2_EXT_BACKING_FORMAT, h->backing_format, strlen(h->backing_format));
     if (h->data_file)

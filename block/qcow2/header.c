@@ -30,7 +30,7 @@ void qcow2_header_clear(Qcow2Header *h)
 
 /* Extensions in memory. */
 
-static GArray *extensions_new(void)
+GArray *qcow2_extensions_new(void)
 {
     GArray *array = g_array_new(FALSE, FALSE, sizeof(Qcow2Extension));
 
@@ -321,7 +321,7 @@ int co_fn qcow2_header_read(Qcow2 *s, GError **error)
     uint8_t *buffer = NULL;
     int ret;
 
-    s->header = (Qcow2Header){ .extensions = extensions_new() };
+    s->header = (Qcow2Header){ .extensions = qcow2_extensions_new() };
     ret = read_header(s, &buffer, error);
     free(buffer);
     if (ret == -ENOMEM && error && !*error)

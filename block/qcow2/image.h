@@ -9,7 +9,7 @@ typedef struct Qcow2Create {               /* create_options, checked */
     unsigned version;
     int preallocation;                     /* BlockPrealloc */
     uint8_t compression_type;
-    bool data_file_raw, lazy_refcounts, extended_l2;
+    bool data_file_raw, lazy_refcounts, extended_l2, checksums;
     const char *backing_file, *backing_format, *data_file;   /* of the options; NULL: none */
     json_object *encrypt;                  /* of the options; NULL: not encrypted */
 } Qcow2Create;

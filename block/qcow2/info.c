@@ -1,4 +1,5 @@
 /* What is told of an image: ImageInfo's members, as QEMU gives them. */
+#include "block/qcow2/checksums.h"
 #include "block/qcow2/options.h"
 #include "block/bitmap.h"
 #include "block/chain.h"
@@ -50,6 +51,8 @@ static void add_version_3(const Qcow2 *s, json_object *data)
     if (s->has_data_file)
         json_add_bool(data, "data-file-raw", s->data_file_raw);
     json_add_bool(data, "extended-l2", s->extended_l2);
+    if (qcow2_sums_on(s))                  /* our own */
+        json_add_bool(data, "checksums", true);
 }
 
 static json_object *format_specific(const Qcow2 *s)

@@ -157,12 +157,15 @@ static void fill_extension(Qcow2 *s, unsigned sound)
     qcow2_extension_set(s, QCOW2_EXT_JOURNAL, data, sizeof(data));
 }
 
-/* It must be in the sector that has the autoclear bits, so that it changes with them; the bitmaps'
- * extension is there, too. */
+/* It must be in the sector that has the autoclear bits, so that it changes with them; so are the bitmaps'
+ * extension and that of checksums. */
 static bool has_room(const Qcow2 *s)
 {
+    const Qcow2Extension *sums = qcow2_extension(s, QCOW2_EXT_CHECKSUMS);
+
     return s->header.version >= 3 &&
-           QCOW2_HEADER_MAX + s->header.unknown_fields_length + 8 + 24 + 8 + JOURNAL_BYTES <= SECTOR;
+           QCOW2_HEADER_MAX + s->header.unknown_fields_length + 8 + 24 + 8 + JOURNAL_BYTES +
+                   (sums ? 8 + sums->length : 0) <= SECTOR;
 }
 
 /*

@@ -1,5 +1,5 @@
 /* L1 and L2 tables: entries, and the tables that requests make when they need one. */
-#include "block/qcow2/qcow2.h"
+#include "block/qcow2/checksums.h"
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -67,10 +67,10 @@ static int co_fn copy_table(Qcow2 *s, uint64_t from, uint64_t to)
     /* Nobody changes a table that is not ours alone: it is on disk as it is. */
     block_debug_event(s->file, "l2_alloc_cow_read");
     if (ret == 0)
-        ret = qcow2_meta_read(s, from, buffer, s->cluster_size, "L2 table", NULL);
+        ret = qcow2_table_read(s, from, buffer, s->cluster_size, "L2 table", NULL);
     block_debug_event(s->file, "l2_alloc_write");
     if (ret == 0)
-        ret = qcow2_meta_write(s, to, buffer, s->cluster_size, "L2 table", 0, NULL);
+        ret = qcow2_table_write(s, to, buffer, s->cluster_size, "L2 table", 0, NULL);
     free(buffer);
     return ret;
 }
@@ -82,8 +82,8 @@ static int co_fn reach(Qcow2 *s, uint64_t table)
     static const uint8_t zeroes[512];
 
     block_debug_event(s->file, "l2_alloc_write");
-    return qcow2_meta_write(s, table + s->cluster_size - sizeof(zeroes), zeroes, sizeof(zeroes),
-                            "L2 table", 0, NULL);
+    return qcow2_table_write(s, table + s->cluster_size - sizeof(zeroes), zeroes, sizeof(zeroes),
+                             "L2 table", 0, NULL);
 }
 
 /* What a new table holds is on its way to disk before the L1 entry is changed (a checkpoint flushes
@@ -105,6 +105,8 @@ static int co_fn make_table(Qcow2 *s, uint64_t index, uint64_t old)
         qcow2_free_now(s, table, s->cluster_size);
         return ret;
     }
+    if (!old)
+        qcow2_sums_zeroed(s, table, s->cluster_size);
     qcow2_cache_drop(&s->l2_cache, table, s->cluster_size);
     qcow2_overlap_add(s, QCOW2_OL_ACTIVE_L2, table, s->cluster_size);
     qcow2_mark_l1(s, index, table | QCOW2_COPIED);
@@ -165,7 +167,7 @@ static int co_fn write_l1(Qcow2 *s, uint64_t offset, const uint64_t *l1, uint64_
     for (uint64_t i = 0; i < entries; i++)
         st_be64(buffer + i * 8, l1[i]);
     block_debug_event(s->file, "l1_grow_write_table");
-    ret = qcow2_meta_write(s, offset, buffer, bytes, "L1 table", 0, error);
+    ret = qcow2_table_write(s, offset, buffer, bytes, "L1 table", 0, error);
     free(buffer);
     if (ret == 0)
         ret = qcow2_flush_file(s, error);

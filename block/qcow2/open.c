@@ -1,6 +1,7 @@
 /* Opening, closing and reopening an image. */
 #include "block/qcow2/bitmaps.h"
 #include "block/qcow2/check.h"
+#include "block/qcow2/checksums.h"
 #include "block/qcow2/crypto.h"
 #include "block/qcow2/journal.h"
 #include "block/qcow2/options.h"
@@ -55,6 +56,7 @@ static void free_all(Qcow2 *s)
     qcow2_overlap_free(s);
     qcow2_frees_free(s);
     qcow2_journal_free(s);
+    qcow2_sums_free(s);
     if (s->snapshots)
         g_array_free(s->snapshots, TRUE);
     g_hash_table_destroy(s->l1_dirty);
@@ -81,7 +83,7 @@ static uint64_t *co_fn read_table(Qcow2 *s, uint64_t offset, uint64_t entries, c
 
     if (!ok)
         fail_errno(error, ENOMEM, "'%s': reading the %s", block_node_filename(s->file), what);
-    ok = ok && (!entries || qcow2_meta_read(s, offset, buffer, entries * 8, what, error) == 0);
+    ok = ok && (!entries || qcow2_table_read(s, offset, buffer, entries * 8, what, error) == 0);
     for (uint64_t i = 0; ok && i < entries; i++)
         table[i] = ld_be64(buffer + i * 8);
     free(buffer);
@@ -182,7 +184,8 @@ static uint64_t autoclear_kept(const Qcow2 *s)
 {
     return (s->data_file_raw ? QCOW2_AUTOCLEAR_DATA_FILE_RAW : 0) |
            (s->bitmaps_offset ? QCOW2_AUTOCLEAR_BITMAPS : 0) |
-           (s->journal ? QCOW2_AUTOCLEAR_JOURNAL : 0);
+           (s->journal ? QCOW2_AUTOCLEAR_JOURNAL : 0) |
+           (qcow2_sums_stored(s) ? QCOW2_AUTOCLEAR_CHECKSUMS : 0);
 }
 
 /* Unknown autoclear bits say that something depends on the image's contents that we do not keep up. */
@@ -240,6 +243,8 @@ static bool co_fn open_image(Qcow2 *s, json_object *options, const Qcow2Options 
     if (qcow2_header_read(s, error) < 0)
         return false;
     derive(s);
+    if (!o->header_only)
+        qcow2_sums_open(s, o->check);
     s->for_check = o->check;
     s->overlap_mask = o->overlap_mask;
     qcow2_options_apply(s, o);
@@ -299,6 +304,8 @@ static int co_fn put_to_rest(Qcow2 *s)
     if (!s->for_check && qcow2_bitmaps_store(s, &error) < 0)
         error_report(error);               /* they are marked as in use: nobody will trust them */
     ret = qcow2_settle(s);
+    if (ret == 0)
+        qcow2_sums_store(s);
     if (ret == 0 && s->file_grows)
         ret = fill_last_cluster(s);
     qcow2_exclusive_end(s);
@@ -375,6 +382,10 @@ void co_fn qcow2_reopen_commit(BlockNode *node, BlockReopen *reopen)
         }
     }
     s->writable = !reopen->read_only;
+    if (s->writable && !s->sums && qcow2_sums_on(s)) {
+        qcow2_sums_start(s, true);
+        qcow2_widen_slices(s);
+    }
     qcow2_bitmaps_set_read_only(s, reopen->read_only);
     if (s->writable && !s->overlap) {
         qcow2_overlap_init(s);

@@ -1,5 +1,6 @@
 /* The options of a qcow2 node: QEMU's names and rules. */
 #include "block/qcow2/options.h"
+#include "block/qcow2/checksums.h"
 #include <inttypes.h>
 #include <string.h>
 
@@ -191,9 +192,22 @@ bool qcow2_check_slice(const Qcow2 *s, const Qcow2Options *o, GError **error)
                 "between 512 and the cluster size (%" PRIu64 ")", s->cluster_size);
 }
 
+/* One checksum is that of several slices, if those are small. */
+void qcow2_widen_slices(Qcow2 *s)
+{
+    Qcow2Cache *cache = &s->l2_cache;
+    uint64_t bytes = (uint64_t)cache->limit << cache->slice_bits;
+
+    if (!s->sums || cache->slice_bits >= s->sums->block_bits)
+        return;
+    qcow2_cache_free(cache);
+    qcow2_cache_init(cache, s, "L2 table", 1ull << s->sums->block_bits, bytes);
+}
+
 void qcow2_make_caches(Qcow2 *s, const Qcow2Options *o)
 {
     qcow2_cache_init(&s->l2_cache, s, "L2 table", slice_bytes(s, o), l2_cache_bytes(s, o));
     qcow2_cache_init(&s->refcount_cache, s, "refcount block", MIN(SLICE_DEFAULT, s->cluster_size),
                      o->refcount_cache_bytes ? o->refcount_cache_bytes : REFCOUNT_CACHE_DEFAULT);
+    qcow2_widen_slices(s);
 }

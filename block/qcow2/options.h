@@ -21,6 +21,8 @@ void qcow2_options_apply(Qcow2 *s, const Qcow2Options *o);
 bool qcow2_check_slice(const Qcow2 *s, const Qcow2Options *o, GError **error);
 /* The options are checked; new caches, with nothing in them. */
 void qcow2_make_caches(Qcow2 *s, const Qcow2Options *o);
+/* Alone, nothing is dirty: slices of L2 tables are not smaller than what has a checksum. */
+void qcow2_widen_slices(Qcow2 *s);
 
 /* children.c: the nodes below. */
 bool co_fn qcow2_open_data_file(Qcow2 *s, json_object *options, GError **error);

@@ -12,6 +12,7 @@
  *   refcount.c    refcounts, the blocks and the table that hold them
  *   alloc.c       finds free clusters; free.c gives them back when nobody can see them any more
  *   touched.c     what changes while a scrub looks at the image
+ *   checksums.c   whether tables are what they were, where the image has checksums
  *   l2.c, map.c   the way from a guest offset to a host offset
  *   io.c, cow.c, zero.c, compress.c   the data path
  *   header.c, header-write.c, create.c, resize.c, amend.c, info.c   the image as a whole
@@ -20,8 +21,8 @@
  * wanted).  Offsets and sizes are bytes; "guest" offsets are of the disk, "host" ones of the file.
  *
  * Locks, in the order they are taken: gate, the journal's, ranges (range.c), l1_lock, alloc_lock,
- * flush_lock (all of coroutines, may be held over a wait), then a cache shard or one of the small mutexes (never held
- * over a wait, one at a time).
+ * flush_lock, the checksums' (all of coroutines, may be held over a wait), then a cache shard or one of
+ * the small mutexes (never held over a wait, one at a time).
  */
 #pragma once
 #include <pthread.h>
@@ -51,12 +52,14 @@ enum { QCOW2_SNAPSHOTS_MAX = 65536 };
 #define QCOW2_AUTOCLEAR_BITMAPS (1ull << 0)
 #define QCOW2_AUTOCLEAR_DATA_FILE_RAW (1ull << 1)
 #define QCOW2_AUTOCLEAR_JOURNAL (1ull << 56)  /* our own: journal.h */
+#define QCOW2_AUTOCLEAR_CHECKSUMS (1ull << 57)   /* our own: checksums.h */
 
 /* "Header extensions". */
 enum { QCOW2_EXT_END = 0, QCOW2_EXT_FEATURE_NAMES = 0x6803f857, QCOW2_EXT_BITMAPS = 0x23852875,
        QCOW2_EXT_CRYPTO = 0x0537be77, QCOW2_EXT_DATA_FILE = 0x44415441 };
 #define QCOW2_EXT_BACKING_FORMAT 0xe2792acau
 #define QCOW2_EXT_JOURNAL 0x76626a31       /* our own: journal.h */
+#define QCOW2_EXT_CHECKSUMS 0x7673756d     /* our own: checksums.h */
 #define QCOW2_EXT_GAP 0x76676170           /* our own: means nothing (header-write.c) */
 enum { QCOW2_FEATURE_BYTES = 48, QCOW2_BACKING_NAME_MAX = 1023 };
 
@@ -200,6 +203,7 @@ typedef struct Qcow2Frees Qcow2Frees;      /* free.c */
 typedef struct Qcow2Overlap Qcow2Overlap;  /* overlap.c */
 typedef struct Qcow2Touched Qcow2Touched;  /* touched.c */
 typedef struct Qcow2Journal Qcow2Journal;  /* journal.h */
+typedef struct Qcow2Sums Qcow2Sums;        /* checksums.h */
 
 typedef struct Qcow2 {
     BlockNode *node, *file;
@@ -246,8 +250,8 @@ typedef struct Qcow2 {
     /* L1 and refcount table: entries change under table_mutex, as do the dirty marks. */
     CoMutex l1_lock;                       /* making an L2 table */
     pthread_mutex_t table_mutex;
-    GHashTable *l1_dirty, *reftable_dirty; /* of sectors (offset in the table / 512) */
-    gint tables_dirty;                     /* atomic: sectors dirty or being written */
+    GHashTable *l1_dirty, *reftable_dirty; /* of parts, as the checkpoint writes them */
+    gint tables_dirty;                     /* atomic: parts dirty or being written */
 
     CoMutex alloc_lock;                    /* refcounts and what follows */
     uint64_t *reftable;                    /* host byte order; also under table_mutex to change */
@@ -264,6 +268,7 @@ typedef struct Qcow2 {
     Qcow2Frees *frees;
     Qcow2Overlap *overlap;
     Qcow2Journal *journal;                 /* changes under the exclusive gate; NULL: none */
+    Qcow2Sums *sums;                       /* changes under the exclusive gate; NULL: none */
     Qcow2Touched *touched;                 /* changes under the exclusive gate; NULL: nobody asks */
     gint scrubbing;                        /* atomic: a scrub is under way */
 
@@ -488,6 +493,7 @@ int co_fn qcow2_header_write_names(Qcow2 *s, GError **error);
 /* Nobody knows what the header says: writing on by what is in memory could destroy what it names. */
 void qcow2_header_give_up(Qcow2 *s);
 void qcow2_header_clear(Qcow2Header *header);
+GArray *qcow2_extensions_new(void);        /* of Qcow2Extension, freed with it */
 /* An extension's data, or NULL; set replaces it (NULL: removes), header_write stores it. */
 const Qcow2Extension *qcow2_extension(const Qcow2 *s, uint32_t type);
 void qcow2_extension_set(Qcow2 *s, uint32_t type, const void *data, uint32_t length);

@@ -4,7 +4,7 @@
  * A new refcount block lies where a cluster was free, and may hold its own count.  Its clusters read as
  * zeroes on disk before the table names it (checkpoint.c), so that a crash in between leaves leaks.
  */
-#include "block/qcow2/qcow2.h"
+#include "block/qcow2/checksums.h"
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -207,7 +207,7 @@ static int co_fn write_table(Qcow2 *s, uint64_t offset, uint64_t entries)
     for (uint64_t i = 0; i < entries; i++)
         st_be64(buffer + i * 8, s->reftable[i]);
     block_debug_event(s->file, "refblock_alloc_write_table");
-    ret = qcow2_meta_write(s, offset, buffer, bytes, "refcount table", 0, NULL);
+    ret = qcow2_table_write(s, offset, buffer, bytes, "refcount table", 0, NULL);
     if (ret == 0)
         ret = qcow2_flush_file(s, NULL);
     st_be64(field, offset);                /* header: refcount_table_offset, refcount_table_clusters */
@@ -328,6 +328,7 @@ static int co_fn ensure_block(Qcow2 *s, uint64_t index)
     if (ret < 0)
         return ret;
     qcow2_not_fresh(s, offset + s->cluster_size);
+    qcow2_sums_zeroed(s, offset, s->cluster_size);
     qcow2_cache_drop(&s->refcount_cache, offset, s->cluster_size);
     qcow2_mark_reftable(s, index, offset);
     qcow2_overlap_add(s, QCOW2_OL_REFCOUNT_BLOCK, offset, s->cluster_size);
@@ -363,6 +364,7 @@ static int co_fn change_one(Qcow2 *s, uint64_t cluster, int64_t delta)
     qcow2_cache_put(&s->refcount_cache, slice, true);
     qcow2_touch(s, cluster << s->cluster_bits, 1);
     if (count + delta == 0) {
+        qcow2_sums_gone(s, cluster << s->cluster_bits, s->cluster_size);
         s->free_hint = MIN(s->free_hint, cluster);
         if (s->byte_offset >> s->cluster_bits == cluster)
             s->byte_offset = 0;

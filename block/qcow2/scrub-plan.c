@@ -5,6 +5,7 @@
  * since.  Counts are changed by the difference, under the lock that all changes take: should a
  * request drop its reference at the same time, its own difference is still right.
  */
+#include "block/qcow2/checksums.h"
 #include "block/qcow2/scrub.h"
 #include <errno.h>
 #include <inttypes.h>
@@ -157,9 +158,18 @@ static const char *kind_of(const Qcow2Found *found)
     return found->copied ? "copied" : found->stored < found->counted ? "refcount" : "leak";
 }
 
+/* A table that could not be read, or is not what it was, may refer to what looks leaked. */
+static bool may_be_in_use(const Qcow2Live *live, const Qcow2Found *found)
+{
+    return !found->copied && found->stored > found->counted &&
+           (live->c->result->check_errors || live->mismatches->len);
+}
+
 /* False: nothing can be done about it. */
 static bool can_act(const Qcow2Live *live, const Qcow2Found *found)
 {
+    if (may_be_in_use(live, found))
+        return false;
     return found->copied ? found->located : found->counted <= live->s->refcount_max;
 }
 
@@ -188,6 +198,40 @@ static void plan_act(Qcow2Live *live, const Qcow2Found *found, json_object *acts
     json_object_array_add(acts, act);
 }
 
+/* Told at once: what entries of such a table are like comes after it. */
+void qcow2_live_mismatches(Qcow2Live *live, const GArray *found)
+{
+    g_array_append_vals(live->mismatches, found->data, found->len);
+    for (unsigned i = 0; i < found->len; i++) {
+        const Qcow2Mismatch *m = &g_array_index(found, Qcow2Mismatch, i);
+        g_autofree char *message = qcow2_mismatch_text("ERROR", m);
+        json_object *finding = json_object_new_object();
+
+        json_add_str(finding, "message", message);
+        json_add_u64(finding, "cluster", ALIGN_DOWN(m->offset, live->s->cluster_size));
+        json_add_u64(finding, "table", m->table);
+        qcow2_live_finding(live->scrub, finding);
+    }
+}
+
+static void plan_mismatch(Qcow2Live *live, const Qcow2Mismatch *m, json_object *acts)
+{
+    json_object *act = json_object_new_object();
+
+    live->scrub->errors++;
+    json_add_str(act, "kind", "checksum");
+    json_add_u64(act, "cluster", ALIGN_DOWN(m->offset, live->s->cluster_size));
+    json_add_u64(act, "block", m->offset);
+    json_add_u64(act, "checksum-from", m->stored);
+    json_add_u64(act, "checksum-to", m->found);
+    if (json_object_array_length(acts) < ACTS_MAX) {
+        json_object_array_add(acts, act);
+        return;
+    }
+    live->scrub->acts_left_out++;
+    json_object_put(act);
+}
+
 void qcow2_live_tell(Qcow2Live *live)
 {
     BlockScrub *scrub = live->scrub;
@@ -195,6 +239,8 @@ void qcow2_live_tell(Qcow2Live *live)
 
     json_add_u64(scrub->plan, "cluster-size", scrub->cluster_size);
     json_object_object_add(scrub->plan, "acts", acts);
+    for (unsigned i = 0; i < live->mismatches->len; i++)
+        plan_mismatch(live, &g_array_index(live->mismatches, Qcow2Mismatch, i), acts);
     /* Counts before flags, which follow from them. */
     for (int copied = 0; copied < 2; copied++) {
         for (unsigned i = 0; i < live->found->len; i++) {
@@ -330,7 +376,7 @@ static int co_fn change_flag(Qcow2Live *live, const Qcow2Found *found)
     return ret;
 }
 
-static int co_fn do_act(Qcow2Live *live, const Qcow2Found *found, GError **error)
+static int co_fn mend(Qcow2Live *live, const Qcow2Found *found, GError **error)
 {
     Qcow2 *s = live->s;
     Qcow2Ticket ticket;
@@ -342,6 +388,35 @@ static int co_fn do_act(Qcow2Live *live, const Qcow2Found *found, GError **error
     ret = qcow2_live_disturbed(live) ? -ESTALE : change_count(s, found, error);
     qcow2_leave(s, &ticket);
     return ret;
+}
+
+/* -ESTALE: the block was written since, or is not the one that was found. */
+static int accept_block(Qcow2Live *live, json_object *act)
+{
+    for (unsigned i = 0; i < live->mismatches->len; i++) {
+        const Qcow2Mismatch *m = &g_array_index(live->mismatches, Qcow2Mismatch, i);
+
+        if (member(act, "block") == m->offset && member(act, "checksum-from") == m->stored &&
+            member(act, "checksum-to") == m->found)
+            return qcow2_sums_accept(live->s, m) ? 0 : -ESTALE;
+    }
+    return -ESTALE;
+}
+
+static int co_fn do_act(Qcow2Live *live, json_object *act, GError **error)
+{
+    const char *kind = json_object_get_string(json_object_object_get(act, "kind"));
+    const Qcow2Found *found;
+
+    if (kind && !strcmp(kind, "checksum"))
+        return accept_block(live, act);
+    found = find_same(live, act);
+    return found ? mend(live, found, error) : -ESTALE;
+}
+
+static bool is_leak(json_object *act)
+{
+    return !strcmp(json_object_get_string(json_object_object_get(act, "kind")), "leak");
 }
 
 static void tell_refused(Qcow2Live *live, json_object *act)
@@ -363,19 +438,19 @@ static int co_fn apply_acts(Qcow2Live *live, json_object *acts, GError **error)
 
     for (size_t i = 0; i < json_object_array_length(acts); i++) {
         json_object *act = json_object_array_get_idx(acts, i);
-        const Qcow2Found *found = find_same(live, act);
 
         if (!scrub->pace(scrub, 0))
             return -ECANCELED;
         ret = qcow2_may_write(live->s);
         if (ret == 0)
-            ret = found ? do_act(live, found, error) : -ESTALE;
+            ret = do_act(live, act, error);
         if (ret == -ESTALE)
             tell_refused(live, act);
         else if (ret < 0)
             return ret;
         else
             scrub->applied++;
+        live->mended += ret == 0 && !is_leak(act);
     }
     return 0;
 }
@@ -394,7 +469,11 @@ int co_fn qcow2_live_apply(Qcow2Live *live, GError **error)
              block_node_filename(s->node), s->cluster_size);
         return ret;
     }
-    ret = apply_acts(live, acts, error);
+    ret = qcow2_sums_begin_use(s, error);
+    if (ret == 0)
+        ret = apply_acts(live, acts, error);
+    if (s->sums && ret == 0 && !live->scrub->unreadable && live->mended == live->scrub->errors)
+        s->sums->sound = true;             /* opened to be repaired: it is */
     ticket = qcow2_enter_upkeep(s);
     flushed = qcow2_checkpoint(s);
     qcow2_leave(s, &ticket);

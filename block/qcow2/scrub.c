@@ -1,4 +1,5 @@
 /* The scrub's run: before the walk, its steps, after it. */
+#include "block/qcow2/checksums.h"
 #include "block/qcow2/scrub.h"
 #include <errno.h>
 #include <inttypes.h>
@@ -31,6 +32,20 @@ int co_fn qcow2_read_current(Qcow2Cache *cache, uint64_t offset, uint8_t *data, 
         from = at + bytes;
     }
     return ret;
+}
+
+int co_fn qcow2_live_read(Qcow2Live *live, Qcow2Cache *cache, uint64_t offset, uint8_t *data,
+                          GError **error)
+{
+    Qcow2 *s = live->s;
+
+    if (s->sums) {
+        int ret = check_look(live->c, offset, data, s->cluster_size, cache->what, error);
+
+        if (ret < 0)
+            return ret;
+    }
+    return qcow2_read_current(cache, offset, data, error);
 }
 
 /* Steps. */
@@ -248,6 +263,7 @@ static int co_fn try_once(Qcow2 *s, BlockScrub *scrub, GError **error)
     forget(scrub);
     result.opaque = check.live = &live;
     live.found = g_array_new(FALSE, FALSE, sizeof(Qcow2Found));
+    live.mismatches = g_array_new(FALSE, FALSE, sizeof(Qcow2Mismatch));
     ret = look(&live, error);
     if (ret == 0) {
         scrub->cluster_size = s->cluster_size;
@@ -261,6 +277,7 @@ static int co_fn try_once(Qcow2 *s, BlockScrub *scrub, GError **error)
     qcow2_touched_end(s);
     qcow2_exclusive_end(s);
     g_array_free(live.found, TRUE);
+    g_array_free(live.mismatches, TRUE);
     free(check.refs);
     return ret;
 }

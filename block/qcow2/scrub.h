@@ -27,6 +27,8 @@ struct Qcow2Live {
     Qcow2Ticket ticket;                    /* of the step */
     int turns;                             /* of the exclusive gate, that were before the walk */
     GArray *found;                         /* of Qcow2Found, in order of their clusters */
+    GArray *mismatches;                    /* of Qcow2Mismatch (checksums.h) */
+    uint64_t mended;                       /* acts that were done, but for leaks */
 };
 
 /* Somebody else was alone since the walk began: what was found says nothing. */
@@ -44,8 +46,13 @@ uint64_t qcow2_live_end(Qcow2Live *live);  /* no reference points past it: host 
 bool qcow2_live_is_new(Qcow2Live *live, uint64_t offset);
 /* The counts of a cluster of which all references are counted. */
 void qcow2_live_compare(Qcow2Live *live, uint64_t cluster, uint64_t stored);
+/* Blocks of tables that are not what they were (of Qcow2Mismatch). */
+void qcow2_live_mismatches(Qcow2Live *live, const GArray *found);
 /* A whole cluster of L2 entries or refcounts, each slice as it is at some moment from now on. */
 int co_fn qcow2_read_current(Qcow2Cache *cache, uint64_t offset, uint8_t *data, GError **error);
+/* The same, and what is on disk is compared with its checksums. */
+int co_fn qcow2_live_read(Qcow2Live *live, Qcow2Cache *cache, uint64_t offset, uint8_t *data,
+                          GError **error);
 
 /* scrub-plan.c */
 /* Looks for the entries that refer to what was found; as the walk. */

@@ -3,6 +3,7 @@
  * flags must change.  They are written and not flushed.
  */
 #include "block/qcow2/snapshot.h"
+#include "block/qcow2/checksums.h"
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -60,7 +61,7 @@ static int co_fn write_l1(Qcow2 *s, Qcow2NewActive *active, GError **error)
     memset(table, 0, bytes);
     for (uint64_t i = 0; i < active->entries; i++)
         table[i] = GUINT64_TO_BE(active->l1[i]);
-    ret = qcow2_meta_write(s, active->offset, table, bytes, "L1 table", 0, error);
+    ret = qcow2_table_write(s, active->offset, table, bytes, "L1 table", 0, error);
     free(table);
     return ret;
 }
@@ -76,7 +77,7 @@ static int co_fn write_l2(Qcow2 *s, Qcow2NewActive *active, uint64_t index, cons
     g_array_append_val(active->fresh, fresh);
     g_array_append_val(active->replaced, replaced);
     active->l1[index] = fresh | QCOW2_COPIED;
-    return qcow2_meta_write(s, fresh, table, s->cluster_size, "L2 table", 0, error);
+    return qcow2_table_write(s, fresh, table, s->cluster_size, "L2 table", 0, error);
 }
 
 static int co_fn read_l2(Qcow2 *s, uint64_t entry, uint8_t *table, GError **error)
@@ -84,7 +85,7 @@ static int co_fn read_l2(Qcow2 *s, uint64_t entry, uint8_t *table, GError **erro
     uint64_t offset = entry & QCOW2_OFFSET_MASK;
 
     if (!qcow2_offset_in_cluster(s, offset))
-        return qcow2_meta_read(s, offset, table, s->cluster_size, "L2 table", error);
+        return qcow2_table_read(s, offset, table, s->cluster_size, "L2 table", error);
     fail(error, ERR_CORRUPT, "'%s' has an invalid L1 entry %#" PRIx64, block_node_filename(s->node),
          entry);
     error_hint(error, "check it first");

@@ -1,5 +1,6 @@
 /* What the tables of a snapshot, or of the active disk, refer to, and changing how many owners it has. */
 #include "block/qcow2/snapshot.h"
+#include "block/qcow2/checksums.h"
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -18,7 +19,7 @@ uint64_t *co_fn qcow2_l1_read(Qcow2 *s, uint64_t offset, uint64_t entries, GErro
         fail(error, ERR_LIMIT, "no memory for an L1 table");
         return NULL;
     }
-    if (qcow2_meta_read(s, offset, l1, entries * sizeof(*l1), "snapshot's L1 table", error) < 0) {
+    if (qcow2_table_read(s, offset, l1, entries * sizeof(*l1), "snapshot's L1 table", error) < 0) {
         free(l1);
         return NULL;
     }
@@ -80,7 +81,7 @@ static int collect_entry(Qcow2 *s, uint64_t entry, GArray *rows, GArray *pieces,
 static int co_fn collect_table(Qcow2 *s, uint64_t offset, uint8_t *table, GArray *rows,
                                GArray *pieces, GError **error)
 {
-    int ret = qcow2_meta_read(s, offset, table, s->cluster_size, "L2 table", error);
+    int ret = qcow2_table_read(s, offset, table, s->cluster_size, "L2 table", error);
 
     for (uint64_t i = 0; ret == 0 && i < 1ull << s->l2_bits; i++) {
         uint64_t entry = ld_be64(table + i * s->l2_entry_bytes);

@@ -3,6 +3,7 @@
  * eight bytes.
  */
 #include "block/qcow2/snapshot.h"
+#include "block/qcow2/checksums.h"
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -126,6 +127,17 @@ static int co_fn read_entry(TableReader *r, Qcow2Snapshot *sn, GError **error)
     return ret;
 }
 
+/* Its blocks, which entries do not end with. */
+static int co_fn verify(TableReader *r, GError **error)
+{
+    uint64_t bytes = r->offset - r->start;
+    uint8_t *table = r->s->sums && bytes ? qcow2_memory(r->s, bytes) : NULL;
+    int ret = table ? qcow2_table_read(r->s, r->start, table, bytes, "snapshot table", error) : 0;
+
+    free(table);
+    return ret;
+}
+
 int co_fn qcow2_snapshots_read(Qcow2 *s, GError **error)
 {
     TableReader r = { s, s->header.snapshots_offset, s->header.snapshots_offset };
@@ -149,7 +161,7 @@ int co_fn qcow2_snapshots_read(Qcow2 *s, GError **error)
         g_array_append_val(s->snapshots, sn);
     }
     s->snapshot_table_bytes = r.offset - r.start;
-    return ret;
+    return ret == 0 ? verify(&r, error) : ret;
 }
 
 /* Writing: always a whole new table. */
@@ -211,8 +223,8 @@ int64_t co_fn qcow2_snapshots_write(Qcow2 *s, const GArray *snapshots, uint64_t 
     }
     offset = qcow2_alloc_clusters(s, qcow2_clusters(s, bytes), error);
     ret = offset < 0 ? offset
-                     : qcow2_meta_write(s, offset, table, ALIGN_UP(bytes, s->cluster_size),
-                                        "snapshot table", 0, error);
+                     : qcow2_table_write(s, offset, table, ALIGN_UP(bytes, s->cluster_size),
+                                         "snapshot table", 0, error);
     free(table);
     if (ret < 0 && offset > 0)
         qcow2_free_now(s, offset, bytes);

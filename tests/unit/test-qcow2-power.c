@@ -25,6 +25,8 @@ static const struct Kind {
     { "cluster-size=4096,data-file=memdata", ",data-file.driver=ram,data-file.disk=1", 128 * KiB, 4096,
       true },
     { "cluster-size=4096", ",discard-no-unref=on", 128 * KiB, 4096, true },
+    { "cluster-size=4096,checksums=on", "", 128 * KiB, 4096 },
+    { "cluster-size=512,checksums=on", ",cache-size=8k", 512 * KiB, 4096 },
     /* Caches so small that requests have to write tables, too. */
     { "cluster-size=512", ",cache-size=8k,l2-cache-entry-size=512", 512 * KiB, 4096 },
 };

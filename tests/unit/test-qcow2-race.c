@@ -15,9 +15,9 @@ typedef struct Kind {
 
 static const Kind kinds[] = {
     { "cluster-size=4096", "", 4096, 128 * KiB },
-    { "cluster-size=512", "", 512, 48 * KiB },
+    { "cluster-size=512,checksums=on", "", 512, 48 * KiB },
     { "cluster-size=16384,extended-l2=on,compression-type=zstd", "", 16384, 256 * KiB },
-    { "cluster-size=4096,refcount-bits=8,compression-type=zstd", ",discard-no-unref=on", 4096, 128 * KiB },
+    { "cluster-size=4096,refcount-bits=8,compression-type=zstd,checksums=on", ",discard-no-unref=on", 4096, 128 * KiB },
 };
 
 typedef struct Race {
