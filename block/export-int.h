@@ -29,7 +29,8 @@ struct NbdServer *nbd_server_new(BlockExports *exports, const NbdServerOptions *
                                  GError **error);
 bool nbd_server_listen_at(struct NbdServer *server, json_object *addr, GError **error);
 bool nbd_server_listen(struct NbdServer *server, int fd, GError **error);
-void nbd_server_take(struct NbdServer *server, int fd);  /* a connection; owns it */
+/* A connection; owns it.  @own: its other end is this process's: no TLS is asked for. */
+void nbd_server_take(struct NbdServer *server, int fd, bool own);
 /* Cuts the connections of @export (NULL: all, those in their handshake, too). */
 void nbd_server_cut(struct NbdServer *server, BlockExport *export);
 void nbd_server_close_sockets(struct NbdServer *server);

@@ -440,7 +440,7 @@ bool nbd_server_add_socket(BlockExports *exports, int fd, GError **error)
 
 void nbd_server_serve(BlockExports *exports, int fd)
 {
-    nbd_server_take(exports->server, fd);
+    nbd_server_take(exports->server, fd, true);
 }
 
 static bool is_idle(const BlockExports *exports)

@@ -47,5 +47,6 @@ bool nbd_server_add_socket(BlockExports *exports, int fd, GError **error);
 /* Removes all exports, too; waits until the last connection is gone. */
 bool nbd_server_stop(BlockExports *exports, GError **error);
 bool nbd_server_running(const BlockExports *exports);
-/* Serves one connection that is there already (tests); owns @fd. */
+/* Serves one connection that is there already, whose other end this process has made (for the kernel, for
+ * tests): it needs no TLS.  Owns @fd. */
 void nbd_server_serve(BlockExports *exports, int fd);

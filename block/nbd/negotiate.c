@@ -411,7 +411,7 @@ static Verdict co_fn handle(Option *opt)
 {
     NbdConn *conn = opt->conn;
 
-    if (conn->server->keys && !conn->socket.tls && opt->type != NBD_OPT_STARTTLS &&
+    if (conn->server->keys && !conn->own && !conn->socket.tls && opt->type != NBD_OPT_STARTTLS &&
         opt->type != NBD_OPT_ABORT)
         return opt->type == NBD_OPT_EXPORT_NAME
                    ? LOST

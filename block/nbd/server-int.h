@@ -36,6 +36,7 @@ typedef struct NbdConn {
     LoopTimer deadline;                    /* of the handshake */
     BlockExport *export;                   /* counted; NULL: in its handshake */
     Loop *loop;                            /* where it is served */
+    bool own;                              /* the other end is this process's, or the kernel's */
     bool no_zeroes, structured;            /* as negotiated */
     bool extended;                         /* the same: extended headers; `structured` is set, too */
     GArray *contexts;                      /* of uint32_t: ids that the client has chosen */

@@ -87,7 +87,7 @@ static void too_late(void *opaque)
     nbd_socket_shutdown(&conn->socket);
 }
 
-void nbd_server_take(NbdServer *server, int fd)
+void nbd_server_take(NbdServer *server, int fd, bool own)
 {
     NbdConn *conn = g_new0(NbdConn, 1);
     int on = 1, bytes = SEND_BUFFER_BYTES;
@@ -99,6 +99,7 @@ void nbd_server_take(NbdServer *server, int fd)
     if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof(bytes)) < 0)
         setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
     conn->server = server;
+    conn->own = own;
     conn->min_block = 1;
     conn->contexts = g_array_new(FALSE, FALSE, sizeof(uint32_t));
     conn->payload = g_byte_array_new();
@@ -159,7 +160,7 @@ static void on_connection(void *opaque, unsigned events)
     }
     if (fd < 0)
         return;                            /* else: the client has gone already */
-    nbd_server_take(server, fd);
+    nbd_server_take(server, fd, false);
     watch_listeners(server);
 }
 

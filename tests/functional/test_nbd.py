@@ -1,5 +1,6 @@
 """vireo-nbd and the kernel's NBD client: an image becomes a block device of the host."""
 import os
+import socket
 import subprocess
 import tempfile
 import time
@@ -80,6 +81,23 @@ class KernelNbd(Case):
         self.connect("/dev/nbd1", "-r")
         with open("/sys/block/nbd1/ro") as f:
             equal(f.read().strip(), "1", "read-only")
+        self.run("-d", "/dev/nbd1")
+        self.until(self.gone, "the server ends")
+
+    def test_beside_clients_of_tls(self):
+        """They must use it; the kernel, whose connection never leaves this host, cannot."""
+        with open(self.folder.name + "/keys.psk", "w") as f:
+            f.write("qemu:0011223344556677\n")
+        path = self.folder.name + "/sock"
+        self.connect("/dev/nbd1", "-r", "-k", path, "--tls-creds", "t", "--object",
+                     "tls-creds-psk,id=t,endpoint=server,dir=" + self.folder.name)
+        with open("/dev/nbd1", "rb") as f:
+            check(f.read(2 * MiB) == self.data, "the device does not hold what the image does")
+        with socket.socket(socket.AF_UNIX) as s:
+            s.connect(path)
+            equal(len(s.recv(18, socket.MSG_WAITALL)), 18, "bytes of the greeting")
+            s.sendall(b"\0\0\0\3IHAVEOPT\0\0\0\1\0\0\0\0")
+            equal(s.recv(10), b"", "what a client without TLS gets")
         self.run("-d", "/dev/nbd1")
         self.until(self.gone, "the server ends")
 
