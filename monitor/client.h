@@ -33,8 +33,9 @@ typedef struct MonitorEvent {
 void monitor_client_event(MonitorClient *client, const MonitorEvent *event);
 bool monitor_client_is_pretty(const MonitorClient *client);
 int monitor_json_style(bool pretty);       /* flags for json-c */
-/* qmp_capabilities; and the descriptor that came with the last bytes, or -1. */
-bool monitor_client_negotiate(MonitorClient *client, bool oob, GError **error);
+bool monitor_client_negotiate(MonitorClient *client, bool oob, GError **error);   /* qmp_capabilities */
+/* In a command's handler: the descriptor that was sent along with the command, or last before it; -1: there
+ * is none.  Of what was sent before that, what nobody has taken is closed. */
 int monitor_client_take_fd(MonitorClient *client);
 
 /* A session with a person (monitor/hmp.c). */

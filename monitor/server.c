@@ -14,6 +14,7 @@
  */
 #include <pthread.h>
 #include <string.h>
+#include <unistd.h>
 #include "monitor/client.h"
 #include "monitor/jsonstream.h"
 #include "monitor/output.h"
@@ -25,12 +26,19 @@
 #define OUTPUT_HIGH (1024u * 1024)         /* unread replies: no further command is run */
 #define EVENT_OUTPUT_HIGH (64u * 1024)     /* unread output: events are queued */
 #define EVENTS_MAX 1024
+#define FDS_MAX 64                         /* passed and not taken; beyond: the oldest are closed */
 
 typedef struct Request {
     unsigned session;
+    uint64_t end;                          /* bytes of the session up to its last one */
     json_object *message;                  /* an object, or … */
     GError *error;                         /* … why there is none */
 } Request;
+
+typedef struct PassedFd {
+    int fd;
+    uint64_t start;                        /* bytes of the session before those it came with */
+} PassedFd;
 
 typedef struct QueuedEvent {
     GBytes *text;                          /* shared by all clients */
@@ -47,16 +55,20 @@ struct MonitorClient {
     /* The I/O loop's thread. */
     CharFront front;
     GByteArray *input;                     /* not parsed yet */
+    uint64_t received;                     /* bytes of this session */
+    GArray *fds;                           /* of PassedFd: not taken yet */
     JsonStream *stream;
     bool starved;                          /* the chardev has heard that there is no room */
     LoopBh io;
 
     /* The main thread. */
     LoopBh run;
+    uint64_t running_end;                  /* Request.end of the command that runs */
     bool closed;
 
     pthread_mutex_t lock;                  /* for all below; not GLib's, for ThreadSanitizer */
     bool connected, negotiated, oob;
+    bool ending;                           /* the client sends no more: what it has sent is answered */
     unsigned session;                      /* counts them: a reply is the one's that asked */
     GQueue requests;                       /* of Request */
     unsigned handlers;                     /* in the main loop, begun and not ended: then no further
@@ -244,18 +256,51 @@ bool monitor_client_negotiate(MonitorClient *c, bool oob, GError **error)
 
 typedef struct FdCall {
     MonitorClient *client;
+    uint64_t end;                          /* of the command that asks */
     int fd;
 } FdCall;
 
+static void drop_fds(MonitorClient *c, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++)
+        close(g_array_index(c->fds, PassedFd, i).fd);
+    if (count)
+        g_array_remove_range(c->fds, 0, count);
+}
+
+/* Those that came with what is received now. */
+static void keep_fds(MonitorClient *c)
+{
+    PassedFd passed = { -1, c->received };
+    while ((passed.fd = char_front_take_fd(&c->front)) >= 0)
+        g_array_append_val(c->fds, passed);
+    if (c->fds->len > FDS_MAX)
+        drop_fds(c, c->fds->len - FDS_MAX);
+}
+
+/* The first of the last lot that was there before the command's end: what a command before it has left,
+ * as it failed, is not what this one means. */
 static void take_fd(void *opaque)
 {
     FdCall *call = opaque;
-    call->fd = char_front_take_fd(&call->client->front);
+    MonitorClient *c = call->client;
+    const PassedFd *fds = (const PassedFd *)c->fds->data;
+    unsigned count = 0;
+    while (count < c->fds->len && fds[count].start < call->end)
+        count++;
+    if (!count)
+        return;
+    unsigned first = count - 1;
+    while (first && fds[first - 1].start == fds[count - 1].start)
+        first--;
+    drop_fds(c, first);
+    call->fd = g_array_index(c->fds, PassedFd, 0).fd;
+    g_array_remove_index(c->fds, 0);
 }
 
 int monitor_client_take_fd(MonitorClient *c)
 {
-    FdCall call = { c, -1 };
+    FdCall call = { c, c->running_end, -1 };
     loop_call(c->loop, take_fd, &call);
     return call.fd;
 }
@@ -375,6 +420,8 @@ static void co_fn run_in_band(void *opaque)
     c->handlers--;
     if (c->connected && c->requests.length)
         loop_bh_schedule(&c->run);
+    else if (c->ending)
+        loop_bh_schedule(&c->io);
     unlock(c);
     client_unref(c);
 }
@@ -401,6 +448,7 @@ static void run_next(void *opaque)
     Request *request = next_request(c);
     if (!request)
         return;
+    c->running_end = request->end;
     Running *r = g_new0(Running, 1);
     *r = (Running){ .client = c, .request = request, .error = g_steal_pointer(&request->error) };
     if (!r->error)
@@ -431,11 +479,11 @@ static bool runs_here(MonitorClient *c, json_object *message)
 }
 
 /* Takes over @message and @error. */
-static void take_message(MonitorClient *c, json_object *message, GError *error)
+static void take_message(MonitorClient *c, uint64_t end, json_object *message, GError *error)
 {
     Request *request = g_new(Request, 1);
     lock(c);
-    *request = (Request){ c->session, message, error };
+    *request = (Request){ c->session, end, message, error };
     bool here = runs_here(c, message);
     if (!here)
         g_queue_push_tail(&c->requests, request);
@@ -473,7 +521,7 @@ static void parse_input(MonitorClient *c)
         done += used;
         if (result == JSON_STREAM_MORE)
             continue;
-        take_message(c, message, error);
+        take_message(c, c->received - c->input->len + done, message, error);
     }
     drop_input(c, &done);
 }
@@ -484,6 +532,13 @@ static size_t can_receive(void *opaque)
     size_t room = may_take(c) ? INPUT_MAX - c->input->len : 0;
     c->starved = !room;
     return room;
+}
+
+/* Under the lock: all that the client has sent is answered, and all answers are written. */
+static bool all_is_said(const MonitorClient *c)
+{
+    return !c->input->len && !c->requests.length && !c->handlers &&
+           !monitor_output_pending(&c->out);
 }
 
 /* Events out, commands in; schedules what can run. */
@@ -497,6 +552,8 @@ static void client_pump(void *opaque)
     lock(c);
     if (c->connected && c->requests.length)
         loop_bh_schedule(&c->run);
+    else if (c->connected && c->ending && all_is_said(c))
+        char_front_hang_up(&c->front);
     unlock(c);
     if (c->starved && can_receive(c))
         char_front_accept_input(&c->front);
@@ -505,8 +562,21 @@ static void client_pump(void *opaque)
 static void receive(void *opaque, const uint8_t *data, size_t length)
 {
     MonitorClient *c = opaque;
+    keep_fds(c);
+    c->received += length;
     g_byte_array_append(c->input, data, length);
     client_pump(c);
+}
+
+/* As with "printf … | socat - UNIX:…". */
+static bool input_ended(void *opaque)
+{
+    MonitorClient *c = opaque;
+    lock(c);
+    c->ending = c->connected && !all_is_said(c);
+    bool stays = c->ending;
+    unlock(c);
+    return stays;
 }
 
 static void clear_queues(MonitorClient *c)
@@ -520,6 +590,8 @@ static void clear_input(MonitorClient *c)
 {
     g_byte_array_set_size(c->input, 0);
     json_stream_reset(c->stream);
+    drop_fds(c, c->fds->len);
+    c->received = 0;
 }
 
 /* A new session, whatever the one before left. */
@@ -528,7 +600,7 @@ static void session_start(MonitorClient *c)
     clear_input(c);
     lock(c);
     clear_queues(c);
-    c->negotiated = c->oob = false;
+    c->negotiated = c->oob = c->ending = false;
     c->sequence = c->dropped = 0;
     c->connected = true;
     c->session++;
@@ -547,7 +619,7 @@ static void session_end(MonitorClient *c)
 {
     clear_input(c);
     lock(c);
-    c->connected = false;
+    c->connected = c->ending = false;
     clear_queues(c);
     unlock(c);
     if (c->single_use) {
@@ -620,9 +692,10 @@ MonitorClient *monitor_client_new(Vm *vm, Chardev *chr, bool pretty, bool single
     c->refs = 1;
     c->loop = set->io_loop && chardev_set_loop(chr, set->io_loop) ? set->io_loop : loop_main();
     c->input = g_byte_array_new();
+    c->fds = g_array_new(FALSE, FALSE, sizeof(PassedFd));
     c->stream = json_stream_new(JSON_STREAM_MAX_BYTES);
     c->front = (CharFront){ .can_receive = can_receive, .receive = receive,
-                            .event = on_char_event, .writable = client_pump, .opaque = c };
+                            .event = on_char_event, .input_ended = input_ended, .writable = client_pump, .opaque = c };
     pthread_mutex_init(&c->lock, NULL);
     monitor_output_init(&c->out, &c->front);
     loop_bh_init(&c->run, loop_main(), run_next, c);
@@ -643,6 +716,8 @@ static void client_unref(MonitorClient *c)
     monitor_output_clear(&c->out);
     pthread_mutex_destroy(&c->lock);
     json_stream_free(c->stream);
+    drop_fds(c, c->fds->len);
+    g_array_unref(c->fds);
     g_byte_array_unref(c->input);
     g_free(c);
 }

@@ -158,6 +158,14 @@ void char_front_accept_input(CharFront *front)
         chardev_update(front->chardev);
 }
 
+void char_front_hang_up(CharFront *front)
+{
+    if (!front->chardev)
+        return;
+    front->chardev->broken = true;
+    chardev_update(front->chardev);
+}
+
 void char_front_set_open(CharFront *front, bool open)
 {
     front->is_open = open;
@@ -224,7 +232,7 @@ void chardev_set_connected(Chardev *cd, bool connected)
     if (cd->connected == connected)
         return;
     cd->connected = connected;
-    cd->broken = cd->hup_seen = false;
+    cd->broken = cd->hup_seen = cd->input_ended = false;
     g_byte_array_set_size(cd->queue, 0);
     chardev_event(cd, connected ? CHAR_OPENED : CHAR_CLOSED);
     chardev_update(cd);
@@ -256,6 +264,15 @@ static void hang_up(Chardev *cd)
     cd->in_fd = -1;
 }
 
+static void end_input(Chardev *cd)
+{
+    CharFront *front = cd->focus;
+    if (front && front->input_ended && front->input_ended(front->opaque))
+        cd->input_ended = true;
+    else
+        hang_up(cd);
+}
+
 static void read_some(Chardev *cd, size_t room)
 {
     const CharOps *ops = ops_of(cd);
@@ -264,7 +281,9 @@ static void read_some(Chardev *cd, size_t room)
     ssize_t n = ops->read ? ops->read(cd, data, size) : read(cd->in_fd, data, size);
     if (n > 0)
         chardev_deliver(cd, data, (size_t)n);
-    else if (n == 0 || (errno != EAGAIN && errno != EINTR))
+    else if (n == 0)
+        end_input(cd);
+    else if (errno != EAGAIN && errno != EINTR)
         hang_up(cd);
 }
 
@@ -273,7 +292,11 @@ static void on_input(void *opaque, unsigned events)
     Chardev *cd = object_ref(opaque);
     size_t room = chardev_room(cd);
     int unread = 0;
-    if (room)
+    if (cd->input_ended && !(events & (G_IO_HUP | G_IO_ERR)))
+        ;                                  /* the watch is not changed yet */
+    else if (cd->input_ended)
+        hang_up(cd);                       /* now it does not read, either */
+    else if (room)
         read_some(cd, room);
     else if (!(events & (G_IO_HUP | G_IO_ERR)))
         ; /* the room has gone since it was asked for */
@@ -307,7 +330,7 @@ static void update_watches(Chardev *cd)
 {
     unsigned in = 0;
     if (cd->connected && cd->in_fd >= 0)
-        in = chardev_room(cd) ? G_IO_IN : cd->hup_seen ? 0 : G_IO_HUP;
+        in = cd->input_ended ? G_IO_HUP : chardev_room(cd) ? G_IO_IN : cd->hup_seen ? 0 : G_IO_HUP;
     watch(&cd->in_watch, cd->in_fd, in, on_input, cd);
     bool out = cd->connected && (cd->queue->len || cd->want_writable);
     watch(&cd->out_watch, cd->out_fd, out ? G_IO_OUT : 0, on_output, cd);

@@ -35,7 +35,8 @@ struct Chardev {
     bool busy;                             /* in use without a front end: not to be deleted */
     bool connected;                        /* there is a peer; if not, output is dropped */
     bool want_writable;                    /* a front end waits for room */
-    bool broken;                           /* writing failed: to be hung up */
+    bool broken;                           /* to be hung up: writing failed, or all is said */
+    bool input_ended;                      /* there is nothing to read any more, only to write */
     bool hup_seen;                         /* the peer has gone, and left bytes to be read */
     GByteArray *queue;                     /* of char_front_write_all */
     LoopBh update;

@@ -24,6 +24,9 @@ struct CharFront {
     size_t (*can_receive)(void *opaque);                       /* bytes it takes now */
     void (*receive)(void *opaque, const uint8_t *data, size_t length);
     void (*event)(void *opaque, CharEvent event);              /* may be NULL */
+    /* The peer will send no more, but may still read.  True: the connection stays for what there is to
+     * say, until char_front_hang_up.  May be NULL: it ends at once. */
+    bool (*input_ended)(void *opaque);
     void (*writable)(void *opaque);                            /* after a short write; may be NULL */
     void *opaque;
     bool is_open;              /* the front end is in use: query-chardev's frontend-open */
@@ -39,6 +42,7 @@ size_t char_front_write(CharFront *front, const void *data, size_t length);
 /* Same, but what cannot be written now is queued (up to 1 MiB; beyond: dropped, false). */
 bool char_front_write_all(CharFront *front, const void *data, size_t length);
 void char_front_accept_input(CharFront *front);   /* can_receive has grown */
+void char_front_hang_up(CharFront *front);        /* ends the connection soon */
 void char_front_set_open(CharFront *front, bool open);
 bool char_front_connected(const CharFront *front);
 /* Descriptors that came with SCM_RIGHTS before the last bytes received; the caller owns them. */

@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <sys/stat.h>
 #include "schema/events.h"
+#include "src/base/fdset.h"
 
 static void ask(Peer *p, const char *command, const char *reply)
 {
@@ -383,6 +384,60 @@ QMP_TEST(descriptors)
     ask(p, "{\"execute\": \"query-fdsets\"}", "{\"return\": []}");
 }
 
+static ino_t inode_of(int fd)
+{
+    struct stat st;
+    ck_assert_int_eq(fstat(fd, &st), 0);
+    return st.st_ino;
+}
+
+/* What a command left behind that failed before it took its descriptor is not the next one's. */
+QMP_TEST(descriptors_of_a_failed_command)
+{
+    int ends[2];
+    ck_assert_int_eq(pipe(ends), 0);
+    int other = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    send_with_fd(p, "{\"execute\": \"getfd\", \"arguments\": {\"name\": \"x\"}}", ends[1]);
+    json_object_put(peer_next(p));
+    send_with_fd(p, "{\"execute\": \"getfd\", \"arguments\": {\"fdname\": \"x\"}}", other);
+    expect(p, "{\"return\": {}}");
+    close(ends[1]);
+    int got = fd_name_take("x", NULL);
+    ck_assert_int_ge(got, 0);
+    ck_assert_uint_eq(inode_of(got), inode_of(other));
+    close(got);
+    close(other);
+    /* Sent before the command that takes it. */
+    send_with_fd(p, " ", ends[0]);
+    ask(p, "{\"execute\": \"getfd\", \"arguments\": {\"fdname\": \"x\"}}", "{\"return\": {}}");
+    got = fd_name_take("x", NULL);
+    ck_assert_uint_eq(inode_of(got), inode_of(ends[0]));
+    close(ends[0]);
+    char byte;
+    ck_assert_int_eq(read(got, &byte, 1), 0);      /* the other end is open nowhere any more */
+    close(got);
+}
+
+/* ---- the end of what is sent ---- */
+
+/* As with "printf … | socat - UNIX:…": whoever sends no more may still read. */
+QMP_TEST(commands_are_answered_after_the_last_of_them)
+{
+    enum { COMMANDS = 40 };                /* more than are read ahead */
+    for (unsigned i = 0; i < COMMANDS; i++) {
+        g_autofree char *command = g_strdup_printf("{\"execute\": \"query-name\", \"id\": %u}", i);
+        peer_send(p, command);
+    }
+    ck_assert_int_eq(shutdown(p->fd, SHUT_WR), 0);
+    for (unsigned i = 0; i < COMMANDS; i++) {
+        g_autoptr(json_object) reply = peer_next(p);
+        ck_assert_int_eq(json_object_get_int(get(reply, "id")), (int)i);
+    }
+    char byte;
+    while (recv(p->fd, &byte, 1, MSG_DONTWAIT))    /* 0: the connection has ended */
+        turn_loop(p->fd);
+}
+
 /* ---- out of band ---- */
 
 START_TEST(out_of_band)
@@ -637,6 +692,8 @@ static void add_tests(TCase *tc)
     tcase_add_test(tc, a_client_that_only_sends);
     tcase_add_test(tc, noisy_events_are_thinned_out);
     tcase_add_test(tc, descriptors);
+    tcase_add_test(tc, descriptors_of_a_failed_command);
+    tcase_add_test(tc, commands_are_answered_after_the_last_of_them);
     tcase_add_test(tc, out_of_band);
     tcase_add_test(tc, a_command_that_waits);
     tcase_add_test(tc, a_client_that_leaves_while_its_command_waits);
