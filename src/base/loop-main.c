@@ -13,12 +13,14 @@ typedef struct MainSource {
 
 static Loop *main_loop;    /* made once; as GLib's default context, there is one in a process */
 
+/* Work that is there already only takes the wait away: a source that said that it is ready would not be asked
+ * for its descriptors, and work in each turn would keep them waiting for ever. */
 static gboolean main_prepare(GSource *source, gint *timeout_ms)
 {
     Loop *loop = ((MainSource *)source)->loop;
-    int64_t ns = loop_timeout_ns(loop);
+    int64_t ns = loop_has_work(loop) ? 0 : loop_timeout_ns(loop);
     *timeout_ms = ns < 0 ? -1 : (gint)MIN((ns + 999999) / 1000000, G_MAXINT);
-    return loop_has_work(loop);
+    return FALSE;
 }
 
 static gboolean main_check(GSource *source)

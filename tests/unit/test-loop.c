@@ -191,6 +191,35 @@ START_TEST(fd_is_level_triggered)
 }
 END_TEST
 
+/* Work that never ends, a piece in each turn. */
+static void for_ever(void *opaque)
+{
+    Log *log = opaque;
+    loop_bh_schedule(log->again);
+}
+
+START_TEST(work_in_each_turn_leaves_descriptors_theirs)
+{
+    int fds[2];
+    ck_assert_int_eq(pipe(fds), 0);
+    LoopBh bh;
+    Log log = { make(_i), g_string_new(NULL), .again = &bh, .fd = fds[0] };
+    loop_bh_init(&bh, log.loop, for_ever, &log);
+    loop_bh_schedule(&bh);
+    LoopFd *watch = loop_add_fd(log.loop, fds[0], G_IO_IN, on_readable, &log);
+    ck_assert_int_eq(write(fds[1], "hello", 5), 5);
+    for (int turns = 0; turns < 20; turns++)
+        loop_iterate(log.loop, true);
+    ck_assert_str_eq(log.text->str, "hello");
+    loop_bh_cancel(&bh);
+    loop_fd_remove(watch);
+    close(fds[0]);
+    close(fds[1]);
+    drop(log.loop);
+    log_free(&log);
+}
+END_TEST
+
 static void remove_both(void *opaque, unsigned events)
 {
     Log *log = opaque;
@@ -582,6 +611,7 @@ static void add(TCase *tc)
     tcase_add_loop_test(tc, bh_runs_once_and_cancels, 0, KINDS);
     tcase_add_loop_test(tc, bh_may_schedule_itself, 0, KINDS);
     tcase_add_loop_test(tc, fd_is_level_triggered, 0, KINDS);
+    tcase_add_loop_test(tc, work_in_each_turn_leaves_descriptors_theirs, 0, KINDS);
     tcase_add_loop_test(tc, fd_removed_in_callback, 0, KINDS);
     tcase_add_loop_test(tc, fd_events_change, 0, KINDS);
     tcase_add_loop_test(tc, fd_closes_after_removal, 0, KINDS);
