@@ -5,7 +5,7 @@
 #include "block/nbd/server-int.h"
 #include "src/base/util.h"
 
-enum { EXTENTS_MAX = 32768 };
+enum { EXTENTS_MAX = 32768, MAPS_IN_A_TURN = 1024 };
 
 /* ---- names ---- */
 
@@ -24,21 +24,32 @@ static BlockBitmap *bitmap_of(const BlockExport *export, uint32_t id)
     return export->bitmaps->pdata[id - NBD_CONTEXT_ID_BITMAPS];
 }
 
-char *nbd_context_name(const BlockExport *export, uint32_t id)
+/* A name in two parts. */
+static const char *name_parts(const BlockExport *export, uint32_t id, const char **ret_rest)
 {
-    if (id == NBD_CONTEXT_ID_ALLOCATION)
-        return g_strdup(NBD_CONTEXT_ALLOCATION);
-    if (id == NBD_CONTEXT_ID_DEPTH)
-        return g_strdup(NBD_CONTEXT_DEPTH);
-    return g_strconcat(NBD_CONTEXT_BITMAP, block_bitmap_name(bitmap_of(export, id)), NULL);
+    *ret_rest = id < NBD_CONTEXT_ID_BITMAPS ? "" : block_bitmap_name(bitmap_of(export, id));
+    return id == NBD_CONTEXT_ID_ALLOCATION ? NBD_CONTEXT_ALLOCATION
+           : id == NBD_CONTEXT_ID_DEPTH    ? NBD_CONTEXT_DEPTH
+                                           : NBD_CONTEXT_BITMAP;
 }
 
-/* A list may be asked for by the beginning of a name: "base:", "qemu:", "qemu:dirty-bitmap:". */
-static bool name_matches(const char *name, const char *query, bool list)
+char *nbd_context_name(const BlockExport *export, uint32_t id)
 {
-    if (!strcmp(name, query))
+    const char *rest, *first = name_parts(export, id, &rest);
+
+    return g_strconcat(first, rest, NULL);
+}
+
+/* A list may be asked for by the beginning of a name: "base:", "qemu:", "qemu:dirty-bitmap:".  Nothing is
+ * allocated: a client may ask thousands of times. */
+static bool name_matches(const BlockExport *export, uint32_t id, const char *query, bool list)
+{
+    const char *rest, *first = name_parts(export, id, &rest);
+    size_t length = strlen(first);
+
+    if (!strncmp(query, first, length) && !strcmp(query + length, rest))
         return true;
-    if (!list || !g_str_has_prefix(name, query))
+    if (!list || !g_str_has_prefix(first, query))
         return false;
     return !strcmp(query, "base:") || !strcmp(query, "qemu:") || !strcmp(query, NBD_CONTEXT_BITMAP);
 }
@@ -55,10 +66,8 @@ static bool has_id(const GArray *ids, uint32_t id)
 void nbd_context_match(const BlockExport *export, const char *query, bool list, GArray *ids)
 {
     for (uint32_t id = 0; id < context_count(export); id++) {
-        g_autofree char *name = nbd_context_name(export, id);
-
-        if (is_offered(export, id) && !has_id(ids, id) &&
-            ((list && !*query) || name_matches(name, query, list)))
+        if (((list && !*query) || name_matches(export, id, query, list)) && is_offered(export, id) &&
+            !has_id(ids, id))
             g_array_append_val(ids, id);
     }
 }
@@ -114,7 +123,7 @@ static uint32_t allocation_flags(const BlockMap *map)
 static int co_fn add_maps(BlockExport *export, uint32_t id, uint64_t offset, uint64_t bytes,
                           unsigned most, Extents *extents)
 {
-    while (bytes) {
+    for (unsigned i = 1; bytes; i++) {
         BlockMap map;
         unsigned depth;
         int ret = block_co_map(export->user, NULL, offset, bytes, &map, &depth);
@@ -129,6 +138,8 @@ static int co_fn add_maps(BlockExport *export, uint32_t id, uint64_t offset, uin
             break;
         offset += MIN(map.bytes, bytes);
         bytes -= MIN(map.bytes, bytes);
+        if (i % MAPS_IN_A_TURN == 0)
+            co_pause();                    /* many pieces may make one extent of a large image */
     }
     return 0;
 }

@@ -484,8 +484,10 @@ bool co_fn nbd_negotiate(NbdConn *conn)
 
     if (!greet(conn))
         return false;
-    for (unsigned i = 0; verdict == MORE && i < OPTIONS_MAX; i++)
+    for (unsigned i = 0; verdict == MORE && i < OPTIONS_MAX; i++) {
         verdict = one_option(conn);
+        co_pause();                        /* who sends many of them does not keep the loop from the others */
+    }
     if (verdict != CHOSEN)
         return false;
     /* Contexts count for the export that they were chosen of. */

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import random
+import signal
 import socket
 import struct
 import threading
@@ -263,6 +264,28 @@ class Hostile(Wire):
         self.assertEqual(self.simple(s), 0)
         self.request(s, 1, 0, 33 * MiB)
         self.closed(s)
+
+    def test_many_options(self):
+        """Who sends many at once has them answered in turn with other clients'."""
+        server, self.socket, _ = self.serve(self.image("more"), "-v", "-f", "raw", "-e", "0")
+        many = self.connect()
+        self.option(many, 98)                               # now it is past its greeting
+        self.reply(many)
+        server.send_signal(signal.SIGSTOP)
+        many.sendall((b"IHAVEOPT" + struct.pack(">II", 99, 0)) * 400)
+        with socket.socket(socket.AF_UNIX) as one:
+            one.connect(self.socket)
+            one.sendall(struct.pack(">I", 3))
+            self.option(one, 97)
+            server.send_signal(signal.SIGCONT)
+            one.recv(18, socket.MSG_WAITALL)
+            self.reply(one)
+        for _ in range(400):
+            self.reply(many)
+        server.terminate()
+        log = server.communicate(timeout=TIMEOUT)[1].decode()
+        self.assertEqual(log.count("option 99"), 400)
+        self.assertGreater(log[log.index("option 97"):].count("option 99"), 200)
 
     def test_bad_magic(self):
         s = self.go()
