@@ -36,6 +36,14 @@ static uint64_t metadata_bytes(const Qcow2Create *c, uint64_t disk_bytes)
     return bytes + refcount_bytes(c, (bytes + disk_bytes) / c->cluster_size);
 }
 
+/* Four for each block of metadata, and the runs' beginnings; in clusters that nothing refers to. */
+static uint64_t checksum_bytes(const Qcow2Create *c, uint64_t metadata)
+{
+    uint64_t runs = metadata / c->cluster_size, blocks = metadata / MIN(c->cluster_size, 4096);
+
+    return c->checksums ? ALIGN_UP(blocks * 4 + runs * 16, c->cluster_size) : 0;
+}
+
 /* Clusters of @source that have data. */
 static int co_fn count_data(const Qcow2Create *c, BlockNode *source, BlockNode *base,
                             uint64_t *ret_bytes, GError **error)
@@ -73,7 +81,7 @@ static bool has_bitmaps(BlockNode *source)
 int co_fn qcow2_co_measure(json_object *options, BlockNode *source, BlockMeasure *measure,
                            GError **error)
 {
-    uint64_t disk, data = 0, keys = 0;
+    uint64_t disk, metadata, data = 0, keys = 0;
     Qcow2Create c;
     int ret = 0;
 
@@ -92,7 +100,9 @@ int co_fn qcow2_co_measure(json_object *options, BlockNode *source, BlockMeasure
                          error);
     if (ret < 0)
         return ret;
-    measure->fully_allocated = metadata_bytes(&c, disk) + disk + ALIGN_UP(keys, c.cluster_size);
+    metadata = metadata_bytes(&c, disk);
+    measure->fully_allocated = metadata + disk + ALIGN_UP(keys, c.cluster_size) +
+                               checksum_bytes(&c, metadata);
     measure->required = c.preallocation == BLOCK_PREALLOC_FULL ||
                                 c.preallocation == BLOCK_PREALLOC_FALLOC
                             ? measure->fully_allocated
