@@ -74,8 +74,11 @@ static void free_all(Qcow2 *s)
 
 /* Tables. */
 
-static uint64_t *co_fn read_table(Qcow2 *s, uint64_t offset, uint64_t entries, const char *what,
-                                  GError **error)
+typedef int co_fn ReadFn(Qcow2 *s, uint64_t offset, void *buffer, uint64_t bytes, const char *what,
+                         GError **error);
+
+static uint64_t *co_fn read_table(Qcow2 *s, ReadFn *read, uint64_t offset, uint64_t entries,
+                                  const char *what, GError **error)
 {
     uint64_t *table = g_try_new0(uint64_t, MAX(entries, 1));
     uint8_t *buffer = qcow2_memory(s, entries * 8);
@@ -83,7 +86,7 @@ static uint64_t *co_fn read_table(Qcow2 *s, uint64_t offset, uint64_t entries, c
 
     if (!ok)
         fail_errno(error, ENOMEM, "'%s': reading the %s", block_node_filename(s->file), what);
-    ok = ok && (!entries || qcow2_table_read(s, offset, buffer, entries * 8, what, error) == 0);
+    ok = ok && (!entries || read(s, offset, buffer, entries * 8, what, error) == 0);
     for (uint64_t i = 0; ok && i < entries; i++)
         table[i] = ld_be64(buffer + i * 8);
     free(buffer);
@@ -97,26 +100,28 @@ static bool co_fn read_tables(Qcow2 *s, GError **error)
 {
     const Qcow2Header *h = &s->header;
 
-    s->l1 = read_table(s, h->l1_table_offset, h->l1_size, "L1 table", error);
+    s->l1 = read_table(s, qcow2_table_read, h->l1_table_offset, h->l1_size, "L1 table", error);
     if (!s->l1)
         return false;
     block_debug_event(s->file, "reftable_load");
     s->reftable_size = (uint64_t)h->refcount_table_clusters << (s->cluster_bits - 3);
-    s->reftable = read_table(s, h->refcount_table_offset, s->reftable_size, "refcount table",
-                             error);
+    s->reftable = read_table(s, qcow2_table_read, h->refcount_table_offset, s->reftable_size,
+                             "refcount table", error);
     s->fresh = ALIGN_UP((uint64_t)block_node_size(s->file), s->cluster_size);
     return s->reftable != NULL;
 }
 
+/* Checksums are for the check that follows. */
 int co_fn qcow2_tables_reread(Qcow2 *s, GError **error)
 {
     const Qcow2Header *h = &s->header;
-    uint64_t entries = (uint64_t)h->refcount_table_clusters << (s->cluster_bits - 3);
-    uint64_t *l1 = read_table(s, h->l1_table_offset, h->l1_size, "L1 table", error), *reftable;
+    uint64_t entries = (uint64_t)h->refcount_table_clusters << (s->cluster_bits - 3), *reftable;
+    uint64_t *l1 = read_table(s, qcow2_meta_read, h->l1_table_offset, h->l1_size, "L1 table", error);
 
     if (!l1)
         return -EIO;
-    reftable = read_table(s, h->refcount_table_offset, entries, "refcount table", error);
+    reftable = read_table(s, qcow2_meta_read, h->refcount_table_offset, entries, "refcount table",
+                          error);
     if (!reftable) {
         g_free(l1);
         return -EIO;
