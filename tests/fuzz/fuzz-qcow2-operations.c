@@ -192,6 +192,8 @@ static void co_fn op_resize(World *w, Input *in)
 /* Flushes of images that are about to be emptied, preallocated, … are these functions' own. */
 static void co_fn op_whole(World *w, Input *in)
 {
+    static const char *const amendments[] = { "lazy-refcounts=on", "checksums=on", "lazy-refcounts=off",
+                                              "checksums=off" };
     BlockNode *node = block_user_node(w->user);
     unsigned what = take(in, 1);
     int ret;
@@ -215,9 +217,7 @@ static void co_fn op_whole(World *w, Input *in)
     default:
         break;
     }
-    g_autoptr(json_object) options = options_parse(what & 8 ? "compat=0.10" : what & 16 ? "compat=1.1"
-                                                                                      : "lazy_refcounts=on",
-                                                   NULL, NULL);
+    g_autoptr(json_object) options = options_parse(amendments[what / 8 % 4], NULL, NULL);
     succeeded(w, block_co_amend(node, options, what & 32, NULL), true, "amend");
 }
 

@@ -32,6 +32,7 @@ static const Kind kinds[] = {
     { "cluster-size=16384,extended-l2=on,preallocation=metadata", 160 * KiB, 16384 },
     { "cluster-size=128k", 256 * KiB, 128 << 10 },
     { "cluster-size=512,refcount-bits=8", 256 * KiB, 512, .narrow = true },
+    { "cluster-size=4096,checksums=on", 128 * KiB, 4096 },
 };
 
 /* ---- images ---- */
