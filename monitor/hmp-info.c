@@ -49,7 +49,7 @@ static void info_cpus(Hmp *h, GError **error)
 static void print_registers(Hmp *h, unsigned n)
 {
     g_autofree char *text = vcpu_describe(kvm_vcpu(h->vm->kvm, n));
-    hmp_print(h, "CPU#%u\n%s%s", n, text, g_str_has_suffix(text, "\n") ? "" : "\n");
+    hmp_print(h, "%s%s", text, g_str_has_suffix(text, "\n") ? "" : "\n");
 }
 
 static void info_registers(Hmp *h, GError **error)

@@ -15,6 +15,7 @@ struct HmpSession {
     LineEdit *edit;
     LoopBh show;                           /* the banner or the prompt, when we have the terminal */
     bool connected, greeted, closed;
+    bool ending;                           /* the peer sends no more: it gets what is written already */
     unsigned entered;                      /* our functions on the stack: not freed meanwhile */
 };
 
@@ -50,18 +51,29 @@ static void print_error(Hmp *h, const GError *error)
         hmp_print(h, "Hint: %s\n", error_get_hint(error));
 }
 
-static void run_words(Hmp *h, const HmpCommand *table, char **words)
+static void unknown_command(Hmp *h, const HmpCommand *table, const char *prefix, const char *word)
+{
+    g_autoptr(GPtrArray) names = hmp_complete_names(table);
+    g_ptr_array_add(names, NULL);
+    const char *near = nearest_word(word, (const char *const *)names->pdata);
+    hmp_print(h, "unknown command: '%s%s'\n", prefix, word);
+    if (near)
+        hmp_print(h, "Hint: did you mean '%s%s'?\n", prefix, near);
+}
+
+/* @prefix: "info " for the second table. */
+static void run_words(Hmp *h, const HmpCommand *table, const char *prefix, char **words)
 {
     g_autoptr(GError) error = NULL;
     const HmpCommand *command = hmp_find(table, words[0]);
     if (!command) {
-        hmp_print(h, "unknown command: '%s'\n", words[0]);
+        unknown_command(h, table, prefix, words[0]);
         return;
     }
     h->words = words + 1;
     h->count = g_strv_length(h->words);
     if (h->count < command->min || h->count > command->max) {
-        hmp_print(h, "usage: %s %s\n", command->name, command->arguments);
+        hmp_print(h, "usage: %s%s %s\n", prefix, command->name, command->arguments);
         return;
     }
     command->run(h, &error);
@@ -78,7 +90,7 @@ static void run_line(Hmp *h, const char *line)
     if (!*text || *text == '#')
         return;
     if (!g_shell_parse_argv(text, NULL, &words, &error)) {
-        hmp_print(h, "Error: %s\n", error->message);
+        hmp_print(h, "Error: a quotation mark or a backslash at the end stands alone\n");
         return;
     }
     char *slash = strchr(words[0], '/');
@@ -88,7 +100,7 @@ static void run_line(Hmp *h, const char *line)
         g_strfreev(words);
         words = g_strsplit_set(spaced, " ", -1);
     }
-    run_words(h, hmp_commands, words);
+    run_words(h, hmp_commands, "", words);
 }
 
 static char *run(Vm *vm, const char *line, int cpu, const HmpSession *session)
@@ -108,7 +120,7 @@ char *hmp_run(Vm *vm, const char *line, int cpu)
 void hmp_info_run(Hmp *h, GError **error)
 {
     if (h->count) {
-        run_words(h, hmp_info, h->words);
+        run_words(h, hmp_info, "info ", h->words);
         return;
     }
     for (const HmpCommand *info = hmp_info; info->name; info++)
@@ -222,9 +234,18 @@ static void writable(void *opaque)
     HmpSession *s = opaque;
     s->entered++;
     monitor_output_flush(&s->out);
+    if (s->ending && !monitor_output_pending(&s->out))
+        char_front_hang_up(&s->front);
     if (!s->closed)
         char_front_accept_input(&s->front);
     session_leave(s);
+}
+
+static bool input_ended(void *opaque)
+{
+    HmpSession *s = opaque;
+    s->ending = monitor_output_pending(&s->out) > 0;
+    return s->ending;
 }
 
 static void on_char_event(void *opaque, CharEvent event)
@@ -240,7 +261,7 @@ static void on_char_event(void *opaque, CharEvent event)
         loop_bh_cancel(&s->show);
         break;
     case CHAR_CLOSED:
-        s->connected = s->greeted = false;
+        s->connected = s->greeted = s->ending = false;
         loop_bh_cancel(&s->show);
         monitor_output_reset(&s->out);
         break;
@@ -255,7 +276,7 @@ HmpSession *hmp_session_new(Vm *vm, Chardev *chr, GError **error)
     HmpSession *s = g_new0(HmpSession, 1);
     s->vm = vm;
     s->front = (CharFront){ .can_receive = can_receive, .receive = receive,
-                            .event = on_char_event, .writable = writable, .opaque = s };
+                            .event = on_char_event, .input_ended = input_ended, .writable = writable, .opaque = s };
     s->edit = line_edit_new(&ops, PROMPT, s);
     monitor_output_init(&s->out, &s->front);
     loop_bh_init(&s->show, loop_main(), show, s);

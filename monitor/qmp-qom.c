@@ -93,11 +93,20 @@ static void add_property_info(GPtrArray *list, const char *name, char *type, con
     g_ptr_array_add(list, info);
 }
 
+/* What is listed so far: an inner device that is forwarded to has names that the outer one has, too. */
+typedef struct PropertyList {
+    GPtrArray *list;
+    GHashTable *names;
+} PropertyList;
+
 static void add_property(const Property *prop, void *opaque)
 {
+    PropertyList *properties = opaque;
+    if (!g_hash_table_add(properties->names, (void *)prop->name))
+        return;
     char *type = prop->link_type ? g_strdup_printf("link<%s>", prop->link_type)
                                  : g_strdup(prop->kind->name);
-    add_property_info(opaque, prop->name, type, prop->help);
+    add_property_info(properties->list, prop->name, type, prop->help);
 }
 
 GPtrArray *qmp_qom_list(Vm *vm, const char *path, GError **error)
@@ -106,9 +115,12 @@ GPtrArray *qmp_qom_list(Vm *vm, const char *path, GError **error)
     if (!obj)
         return NULL;
     GPtrArray *list = qmp_array_new(&qmp_type_object_property_info);
+    g_autoptr(GHashTable) names = g_hash_table_new(g_str_hash, g_str_equal);
+    PropertyList properties = { list, names };
     add_property_info(list, "type", g_strdup("string"), NULL);
+    g_hash_table_add(names, (void *)"type");
     for (Object *o = obj; o; o = object_forward(o))
-        type_foreach_property(o->type, add_property, list);
+        type_foreach_property(o->type, add_property, &properties);
     for (guint i = 0; obj->children && i < obj->children->len; i++) {
         Object *child = obj->children->pdata[i];
         add_property_info(list, child->name, g_strdup_printf("child<%s>", child->type->name), NULL);

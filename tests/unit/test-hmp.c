@@ -38,6 +38,12 @@ START_TEST(a_session)
     expect_text(p, "0: 'info status'\r\n");
     peer_send(p, "bogus\n");
     expect_text(p, "unknown command: 'bogus'\r\n(vireo) ");
+    peer_send(p, "info statis\n");
+    expect_text(p, "unknown command: 'info statis'\r\nHint: did you mean 'info status'?\r\n(vireo) ");
+    peer_send(p, "info status x\n");
+    expect_text(p, "usage: info status \r\n(vireo) ");
+    peer_send(p, "log \"unimp\n");
+    expect_text(p, "Error: a quotation mark or a backslash at the end stands alone\r\n(vireo) ");
     peer_send(p, "object_del nothing\n");
     expect_text(p, "Error: ");
     expect_text(p, "(vireo) ");

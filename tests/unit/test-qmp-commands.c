@@ -353,10 +353,13 @@ static bool list_object(Object *obj, void *opaque)
     g_autofree char *path = object_path(obj);
     g_autofree char *arguments = g_strdup_printf("{\"path\": \"%s\"}", path);
     g_autoptr(json_object) list = check_command(s, "qom-list", arguments);
+    g_autoptr(GHashTable) names = g_hash_table_new(g_str_hash, g_str_equal);
     for (size_t i = 0; i < json_object_array_length(list); i++) {
+        const char *name = get_str(json_object_array_get_idx(list, i), "name");
+        ck_assert_msg(g_hash_table_add(names, (char *)name), "%s: '%s' twice", path, name);
         g_autofree char *text = g_strdup_printf(
             "{\"execute\": \"qom-get\", \"arguments\": {\"path\": \"%s\", \"property\": \"%s\"}}",
-            path, get_str(json_object_array_get_idx(list, i), "name"));
+            path, name);
         drop(run_ok(s, text));
     }
     return true;
@@ -531,7 +534,7 @@ START_TEST(lines_for_people)
     session_open(&s);
     check_hmp(&s, "info status", "VM status: paused (prelaunch)\r\n");
     check_hmp(&s, "savevm x", "unknown command: 'savevm'\r\n");
-    check_hmp(&s, "info weather", "unknown command: 'weather'\r\n");
+    check_hmp(&s, "info weather", "unknown command: 'info weather'\r\n");
     check_hmp(&s, "", "");
     check_hmp(&s, "system_reset now", "usage: system_reset \r\n");
     check_hmp(&s, "object_add iothread,id=io9", "");
