@@ -67,6 +67,16 @@ class TlsCase(Case):
         self.end(self.server)
         return self.server.communicate(timeout=TIMEOUT)[1].decode()
 
+    def start_tls(self, port, who):
+        """The beginning of a client's conversation -> a socket of TLS."""
+        s = socket.create_connection(("localhost", port))
+        self.addCleanup(s.close)
+        s.sendall(b"\0\0\0\3IHAVEOPT\0\0\0\5\0\0\0\0")
+        self.assertEqual(len(s.recv(38, socket.MSG_WAITALL)), 38)
+        context = ssl.create_default_context(cafile=os.path.join(self.pki, "ca-cert.pem"))
+        context.load_cert_chain(os.path.join(who, "client-cert.pem"), os.path.join(who, "client-key.pem"))
+        return context.wrap_socket(s, server_hostname="localhost")
+
     def wait_for(self, port):
         def there():
             with socket.socket() as s:
@@ -201,19 +211,10 @@ class Authorization(TlsCase):
     def test_what_a_refused_client_is_told(self):
         """It hears by an alert of TLS's own why it goes."""
         _, uri = self.secure_for(VIREO_NBD, "authz-list,id=who")
-        port = int(uri.split(":")[-1])
-        with socket.socket() as s:
-            s.connect(("localhost", port))
-            s.sendall(b"\0\0\0\3IHAVEOPT\0\0\0\5\0\0\0\0")
-            plain = b""
-            while len(plain) < 38:
-                plain += s.recv(38 - len(plain))
-            context = ssl.create_default_context(cafile=os.path.join(self.pki, "ca-cert.pem"))
-            context.load_cert_chain(os.path.join(self.pki, "client-cert.pem"), os.path.join(self.pki, "client-key.pem"))
-            with context.wrap_socket(s, server_hostname="localhost") as t:
-                with self.assertRaises(ssl.SSLError) as caught:
-                    t.recv(1)
-                self.assertIn("ACCESS_DENIED", str(caught.exception))
+        with self.start_tls(int(uri.split(":")[-1]), self.pki) as t:
+            with self.assertRaises(ssl.SSLError) as caught:
+                t.recv(1)
+            self.assertIn("ACCESS_DENIED", str(caught.exception))
 
     def test_a_file_of_rules(self):
         rules = self.path("rules.json")
@@ -456,6 +457,22 @@ class Machine(Monitored, TlsCase):
         self.call("object-add", {"qom-type": "authz-simple", "id": "who",
                                  "identity": "C=DE,O=Vireo\\, Ltd,CN=client"})
         self.check(uri, True, False)
+
+    def test_a_refused_client_that_stays(self):
+        """It has the only connection for as long as a handshake may take, and no longer."""
+        port = free_port()
+        self.call("blockdev-add", {"driver": "file", "node-name": "disk", "filename": self.image()})
+        self.call("object-add", {"qom-type": "tls-creds-x509", "id": "tls0", "endpoint": "server", "dir": self.pki})
+        self.call("object-add", {"qom-type": "authz-simple", "id": "who", "identity": "C=DE,O=Vireo\\, Ltd,CN=client"})
+        self.call("nbd-server-start", {"addr": {"type": "inet", "data": {"host": "127.0.0.1", "port": str(port)}},
+                                       "tls-creds": "tls0", "tls-authz": "who", "max-connections": 1,
+                                       "handshake-max-seconds": 1})
+        self.call("block-export-add", {"type": "nbd", "id": "e", "node-name": "disk"})
+        with self.start_tls(port, self.eve) as t:
+            with self.assertRaises(ssl.SSLError):
+                t.recv(1)
+            good = "nbds://localhost:%d/disk?tls-certificates=%s" % (port, self.pki)
+            until(lambda: run("nbdinfo", "--size", good, check=False).returncode == 0, "another client comes in")
 
     def check(self, uri, client, eve):
         for who, ok in ((self.pki, client), (self.eve, eve)):
