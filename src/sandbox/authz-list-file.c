@@ -23,6 +23,7 @@ typedef struct AuthzListFile {
     Object obj;
     char *filename;
     bool refresh;
+    char *path;                            /* from realize on: the same in any working directory */
     AuthzRules rules;
     int inotify_fd;                        /* -1: not watched */
     LoopFd *watch;
@@ -62,15 +63,15 @@ static char *read_text(const char *path, size_t *ret_bytes, GError **error)
 static bool load(AuthzListFile *file, GError **error)
 {
     size_t bytes = 0;
-    g_autofree char *text = read_text(file->filename, &bytes, error);
+    g_autofree char *text = read_text(file->path, &bytes, error);
     g_autoptr(json_object) object = text ? json_parse(text, bytes, error) : NULL;
 
     if (!text)
         return false;
     if (object && !json_object_is_type(object, json_type_object))
-        return fail(error, ERR_WRONG_TYPE, "'%s' must contain a JSON object", file->filename);
+        return fail(error, ERR_WRONG_TYPE, "'%s' must contain a JSON object", file->path);
     if (!object || !authz_rules_parse(&file->rules, object, error))
-        return error_prefix(error, "'%s': ", file->filename);
+        return error_prefix(error, "'%s': ", file->path);
     return true;
 }
 
@@ -82,7 +83,7 @@ static void load_again(AuthzListFile *file, bool half)
     g_autoptr(GError) error = NULL;
 
     if (load(file, &error))
-        TRACE(authz_reloaded, "%s: %s", file->obj.name, file->filename);
+        TRACE(authz_reloaded, "%s: %s", file->obj.name, file->path);
     else if (!half)
         warn_report("%s '%s': %s; the rules that it had stay in force", file->obj.type->name,
                     file->obj.name, error->message);
@@ -90,7 +91,7 @@ static void load_again(AuthzListFile *file, bool half)
 
 static bool is_ours(const AuthzListFile *file, const struct inotify_event *event)
 {
-    g_autofree char *base = g_path_get_basename(file->filename);
+    g_autofree char *base = g_path_get_basename(file->path);
 
     return event->len && !strcmp(event->name, base);
 }
@@ -116,13 +117,13 @@ static void on_change(void *opaque, unsigned events)
         load_again(file, seen == IN_CREATE);
     if (seen & IN_IGNORED)
         warn_report("%s '%s': the folder of '%s' has gone: changes are not noticed any more",
-                    file->obj.type->name, file->obj.name, file->filename);
+                    file->obj.type->name, file->obj.name, file->path);
 }
 
 static bool watch(AuthzListFile *file, GError **error)
 {
     const uint32_t what = IN_CLOSE_WRITE | IN_MOVED_TO | IN_CREATE | IN_DELETE | IN_MOVED_FROM;
-    g_autofree char *folder = g_path_get_dirname(file->filename);
+    g_autofree char *folder = g_path_get_dirname(file->path);
 
     file->inotify_fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
     if (file->inotify_fd < 0 || inotify_add_watch(file->inotify_fd, folder, what | IN_ONLYDIR) < 0) {
@@ -147,6 +148,7 @@ static bool file_realize(Object *obj, GError **error)
 
     if (!file->filename)
         return fail(error, ERR_MISSING_PARAMETER, "Parameter 'filename' is missing");
+    file->path = g_canonicalize_filename(file->filename, NULL);
     return (!file->refresh || watch(file, error)) && load(file, error);
 }
 
@@ -160,6 +162,7 @@ static void file_unrealize(Object *obj)
     file->inotify_fd = -1;
     authz_rules_clear(&file->rules);
     file->rules.policy = AUTHZ_DENY;
+    g_clear_pointer(&file->path, g_free);
 }
 
 static bool co_fn file_allows(Object *obj, const char *identity, GError **error)

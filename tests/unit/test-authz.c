@@ -397,6 +397,24 @@ START_TEST(a_file_that_is_not_watched)
 }
 END_TEST
 
+START_TEST(a_relative_name)
+{
+    g_autoptr(GError) error = NULL;
+    Folder f;
+
+    folder_init(&f);
+    put_rule(&f, "one", true);
+    ck_assert_int_eq(chdir(f.path), 0);
+    make(f.root, "authz-list-file,id=a,filename=rules.json", &error);
+    ck_no_error(error);
+    ck_assert_int_eq(chdir("/"), 0);       /* as -daemonize does */
+    put_rule(&f, "two", false);
+    notice();
+    check_answers(f.root, WHO("two", NULL, "one"));
+    folder_clear(&f);
+}
+END_TEST
+
 START_TEST(a_file_that_is_no_file)
 {
     g_autoptr(GError) error = NULL;
@@ -442,6 +460,7 @@ static void add_tests(TCase *tc)
     tcase_add_test(tc, a_file_that_breaks);
     tcase_add_test(tc, a_file_that_is_being_written);
     tcase_add_test(tc, a_file_that_is_not_watched);
+    tcase_add_test(tc, a_relative_name);
     tcase_add_test(tc, a_file_that_is_no_file);
     tcase_add_test(tc, a_folder_that_goes);
 }
