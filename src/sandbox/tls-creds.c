@@ -52,6 +52,12 @@ void tls_keys_unref(TlsKeys *keys)
         g_atomic_rc_box_release_full(keys, free_keys);
 }
 
+/* GnuTLS and libnbd read files again later, when a daemon is in another folder; g_free. */
+static char *absolute_dir(const TlsCreds *creds)
+{
+    return g_canonicalize_filename(creds->dir, NULL);
+}
+
 static TlsKeys *keys_new(TlsCreds *creds, bool is_psk)
 {
     TlsKeys *keys = g_atomic_rc_box_new0(TlsKeys);
@@ -60,7 +66,7 @@ static TlsKeys *keys_new(TlsCreds *creds, bool is_psk)
     keys->is_psk = is_psk;
     keys->verify_peer = creds->verify_peer;
     keys->has_password = creds->passwordid != NULL;
-    keys->dir = g_strdup(creds->dir);
+    keys->dir = absolute_dir(creds);
     keys->priority = g_strdup(creds->priority);
     keys->username = g_strdup(creds->username);
     return keys;
@@ -85,7 +91,8 @@ static bool check_common(TlsCreds *creds, GError **error)
 /* The path of a file in the folder.  Absent: NULL, with an error if it is needed. */
 static char *find_file(TlsCreds *creds, const char *name, bool needed, GError **error)
 {
-    char *path = g_build_filename(creds->dir, name, NULL);
+    g_autofree char *dir = absolute_dir(creds);
+    char *path = g_build_filename(dir, name, NULL);
 
     if (!access(path, R_OK))
         return path;

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import socket
 import ssl
 import tempfile
@@ -16,7 +17,7 @@ import unittest
 
 import nbd
 
-from nbdcase import VIREO_IMG, VIREO_NBD, TIMEOUT, Case, MiB, Monitored, can_connect, free_port, main, run, until
+from nbdcase import VIREO, VIREO_IMG, VIREO_NBD, TIMEOUT, Case, MiB, Monitored, can_connect, free_port, main, run, until
 
 KEY_USES = "encryption_key\nsigning_key\n"
 
@@ -429,6 +430,36 @@ class Hostname(TlsCase):
             thread.start()
             yield s.getsockname()[1]
             thread.join()
+
+
+class Daemon(TlsCase):
+    def kill(self, pid_file):
+        with contextlib.suppress(OSError):                  # it ended in order, and took its file away
+            os.kill(int(self.read(pid_file)), signal.SIGKILL)
+
+    def test_a_relative_folder(self):
+        """-daemonize changes to the root folder; keys are read with each handshake."""
+        qmp, pid, path = self.path("qmp"), self.path("pid"), self.path("s")
+        run(VIREO, "-machine", "none", "-daemonize", "-pidfile", pid, "-qmp", "unix:%s,server=on,wait=off" % qmp,
+            "-object", "tls-creds-psk,id=tls0,endpoint=server,dir=.", cwd=self.pki)
+        self.addCleanup(self.kill, pid)
+        with socket.socket(socket.AF_UNIX) as s:
+            s.connect(qmp)
+            lines = s.makefile("r")
+            lines.readline()
+            for name, arguments in (("qmp_capabilities", {}),
+                                    ("blockdev-add", {"driver": "file", "node-name": "d", "filename": self.image()}),
+                                    ("nbd-server-start", {"addr": {"type": "unix", "data": {"path": path}},
+                                                          "tls-creds": "tls0"}),
+                                    ("nbd-server-add", {"device": "d"})):
+                s.sendall(json.dumps({"execute": name, "arguments": arguments}).encode())
+                self.assertIn("return", json.loads(lines.readline()))
+            done = run("nbdinfo", "--size", "nbds+unix://qemu@/d?socket=%s&tls-psk-file=%s/keys.psk" % (path, self.pki),
+                       check=False)
+            s.sendall(b'{"execute": "quit"}')
+            while lines.readline():
+                pass
+        self.assertEqual(done.stdout, b"4194304\n", done.stderr)
 
 
 class Machine(Monitored, TlsCase):
