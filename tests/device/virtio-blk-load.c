@@ -13,6 +13,7 @@
 #include "block/image.h"
 #include "block/jobs/backing.h"
 #include "block/jobs/mirror.h"
+#include "block/jobs/scrub.h"
 #include "block/transaction.h"
 #include "tests/device/disk.h"
 
@@ -263,6 +264,7 @@ static void add_image(Load *l, const char *folder, const char *name)
                                             "\"%s\"}}", name, path);
 
     json_object_object_add(options, "size", json_object_new_int(BLOCKS * BLOCK));
+    json_object_object_add(options, "checksums", json_object_new_boolean(true));
     ck_assert(block_image_create(l->d.m->block, "qcow2", path, options, NULL));
     add_blockdev(l->d.m, node);
 }
@@ -327,6 +329,20 @@ static void complete(Load *l)
     run_round(l);
 }
 
+/* It finds nothing wrong in what three threads write. */
+static void scrub(Load *l)
+{
+    g_autoptr(json_object) result = NULL;
+    const char *text;
+
+    start_job(l, block_scrub, "job-id=j,device=disk");
+    load_until(l, BLOCK_JOB_CONCLUDED);
+    result = block_scrub_result(l->d.m->block, "j", NULL);
+    text = json_object_to_json_string(result);
+    ck_assert_msg(strstr(text, "\"errors\": 0, \"unreadable\": 0,"), "%s", text);
+    ck_assert(block_job_dismiss(block_job_find(l->d.m->block, "j"), NULL));
+}
+
 static void job_turn(Load *l)
 {
     g_autofree uint32_t *then = NULL;
@@ -346,7 +362,7 @@ static void job_turn(Load *l)
     check_node(l, "full", then);
     act(l, "block-dirty-bitmap-remove", "node=disk,name=b");
     act(l, "blockdev-snapshot-internal-sync", "device=disk,name=s");
-    run_round(l);
+    scrub(l);
     act(l, "blockdev-snapshot", "node=disk,overlay=top");
     run_round(l);
     start_job(l, block_stream, "job-id=j,device=top,speed=100000000");
