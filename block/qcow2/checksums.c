@@ -589,14 +589,13 @@ void co_fn qcow2_sums_store(Qcow2 *s)
     g_autoptr(GByteArray) table = NULL;
     g_autoptr(GError) error = NULL;
     uint64_t offset;
-    int ret = 0;
+    int ret;
 
     if (!s->sums || !s->sums->sound || qcow2_sums_stored(s))
         return;                            /* or nothing was written since they were */
     table = make_stored(s->sums);
-    if (table->len && table->len <= STORED_MAX)
-        ret = write_stored(s, table, &offset, &error);
-    if (ret == 0 && table->len && table->len <= STORED_MAX)
+    ret = table->len && table->len <= STORED_MAX ? write_stored(s, table, &offset, &error) : -EFBIG;
+    if (ret == 0)
         ret = publish(s, table, offset, &error);
     if (ret < 0)
         TRACE(qcow2_checksums_not_stored, "'%s': %s", block_node_filename(s->node),
