@@ -36,5 +36,14 @@ int co_fn block_co_map(BlockUser *user, BlockNode *base, uint64_t offset, uint64
  */
 json_object *co_fn block_filename_options(const char *filename, const char *relative_to,
                                           GError **error);
+/* The same for a child's value: a name, or its options, which may have "filename" and no "driver". */
+json_object *co_fn block_file_options(json_object *file, GError **error);
+/* Children in @options that have a name only get their driver. */
+bool co_fn block_options_complete(json_object *options, GError **error);
+/* Options that block_filename_options made are a format's ("json:{…}" may say all of an image, and may
+ * leave out its driver), not a protocol's. */
+bool block_options_say_format(json_object *options);
+/* The part of them that is the protocol's: their file's, or all (borrowed). */
+json_object *block_options_protocol(json_object *options);
 /* The path that a relative name means, beside @relative_to; g_free. */
 char *block_filename_resolve(const char *filename, const char *relative_to);

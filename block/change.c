@@ -5,8 +5,6 @@
 #include <errno.h>
 #include <string.h>
 
-#define DEPTH_MAX 200
-
 /* Quiescing. */
 
 struct BlockQuiesce {
@@ -287,8 +285,8 @@ static bool check_child(BlockNode *node, const char *key, BlockNode *child, GErr
     if (block_node_reaches(child, node))
         return fail(error, ERR_INVALID_PARAMETER, "Making '%s' a %s child of '%s' would create a "
                                                   "cycle", child->name, key, node->name);
-    if (child->depth >= DEPTH_MAX)
-        return fail(error, ERR_LIMIT, "more than %d block nodes on top of each other", DEPTH_MAX);
+    if (child->depth >= BLOCK_DEPTH_MAX)
+        return fail(error, ERR_LIMIT, "more than %d block nodes on top of each other", BLOCK_DEPTH_MAX);
     return true;
 }
 

@@ -197,36 +197,15 @@ static void move_member(json_object *from, json_object *to, const char *key)
         json_object_object_add(to, key, value);
 }
 
-/* file.filename without file.driver is a file= with further options. */
-static json_object *co_fn options_of_members(json_object *file, GError **error)
-{
-    json_object *filename, *options = NULL;
-
-    if (json_object_object_get_ex(file, "driver", NULL) ||
-        !json_object_object_get_ex(file, "filename", &filename)) {
-        json_object_deep_copy(file, &options, NULL);
-        return options;
-    }
-    options = block_filename_options(json_object_get_string(filename), NULL, error);
-    if (options) {
-        json_object_object_foreach(file, key, value)
-        {
-            if (strcmp(key, "filename"))
-                json_object_object_add(options, key, json_object_get(value));
-        }
-    }
-    return options;
-}
-
 static json_object *co_fn protocol_options(const DriveOptions *d, json_object *options,
                                            GError **error)
 {
-    json_object *protocol = d->file ? options_of_members(d->file, error)
+    json_object *protocol = d->file ? block_file_options(d->file, error)
                                     : block_filename_options(d->filename, NULL, error);
 
     if (!protocol)
         return NULL;
-    move_member(options, protocol, "aio");
+    move_member(options, block_options_protocol(protocol), "aio");
     return protocol;
 }
 
@@ -342,8 +321,13 @@ static json_object *co_fn format_options(const DriveOptions *d, json_object *par
     for (unsigned i = 0; own[i]; i++)
         json_object_object_del(options, own[i]);
     put_common(options, d);
-    if (protocol)
+    if (protocol && d->filename && block_options_say_format(protocol)) { /* json: */
+        json_object_object_foreach(protocol, key, value)
+            json_object_object_add(options, key, json_object_get(value));
+        json_object_put(protocol);
+    } else if (protocol) {
         json_object_object_add(options, "file", protocol);
+    }
     if (d->format)
         json_add_str(options, "driver", d->format);
     return options;
@@ -461,8 +445,9 @@ static BlockNode *co_fn drive_open(BlockGraph *graph, json_object *options, cons
     node_options = id ? format_options(&d, parsed, error) : NULL;
     if (!node_options)
         return NULL;
-    node = d.format ? block_node_open_with(graph, node_options, NULL, error)
-                    : open_guessed(graph, node_options, error);
+    node = json_object_object_get_ex(node_options, "driver", NULL)
+               ? block_node_open_with(graph, node_options, NULL, error)
+               : open_guessed(graph, node_options, error);
     if (node)
         node = add_filters(graph, node, &d, error);
     else

@@ -19,9 +19,9 @@
 
 static const BlockCreateOption file_create_options[] = {
     { "size", BLOCK_CREATE_SIZE, NULL, "Virtual disk size" },
+    { "nocow", BLOCK_CREATE_BOOL, NULL, "Turn off copy-on-write (valid only on btrfs)" },
     { "preallocation", BLOCK_CREATE_STRING, NULL,
       "Preallocation mode (allowed values: off, falloc, full)" },
-    { "nocow", BLOCK_CREATE_BOOL, NULL, "Turn off copy-on-write (valid only on btrfs)" },
     { "extent_size_hint", BLOCK_CREATE_SIZE, NULL,
       "Extent size hint for the image file, 0 to disable" },
     { NULL }

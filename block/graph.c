@@ -9,8 +9,6 @@
 #include <errno.h>
 #include "src/base/util.h"
 
-/* Requests recurse through the graph on a coroutine's stack. */
-#define DEPTH_MAX 200
 #define NODE_NAME_MAX 31                   /* as QEMU: names travel in streams and bitmaps */
 
 static const char *const absent_drivers[] = {
@@ -503,8 +501,8 @@ BlockNode *co_fn block_node_open_child(BlockNode *node, json_object *options, co
     child = child_node(node, value, key, error);
     if (!child)
         return NULL;
-    if (child->depth >= DEPTH_MAX) {
-        fail(error, ERR_LIMIT, "more than %d block nodes on top of each other", DEPTH_MAX);
+    if (child->depth >= BLOCK_DEPTH_MAX) {
+        fail(error, ERR_LIMIT, "more than %d block nodes on top of each other", BLOCK_DEPTH_MAX);
         block_node_release(child);
         return NULL;
     }

@@ -31,12 +31,13 @@ typedef struct ImageOpen {
     BlockGraph *graph;
     const char *filename, *format;
     json_object *protocol;                 /* NULL: by the name */
+    bool whole;                            /* protocol has the options of all of it */
     json_object *options;
     GError **error;
     BlockNode *node;
 } ImageOpen;
 
-/* What tools say to any image, and only some formats know. */
+/* What tools say to any image, and only some drivers know. */
 static void drop_unknown(json_object *top, const char *format)
 {
     static const char *const names[] = { "backing", "x-check", "x-header-only", NULL };
@@ -52,10 +53,10 @@ static void drop_unknown(json_object *top, const char *format)
 }
 
 /* Takes @top over member by member. */
-static BlockNode *co_fn open_stack(const ImageOpen *open, json_object *protocol, json_object *top)
+static BlockNode *co_fn open_on_protocol(const ImageOpen *open, json_object *protocol,
+                                         const char *format, json_object *top)
 {
     g_autoptr(json_object) common = NULL;
-    const char *format = open->format;
     BlockNode *file, *node = NULL;
     BlockNodeConfig above;
 
@@ -77,6 +78,38 @@ static BlockNode *co_fn open_stack(const ImageOpen *open, json_object *protocol,
     return node;
 }
 
+/* @whole says what the image is, and all that it says goes before @top. */
+static BlockNode *co_fn open_whole(const ImageOpen *open, json_object *whole, json_object *top)
+{
+    g_autoptr(json_object) file = NULL, protocol = NULL, driver = NULL;
+    const BlockDriver *known;
+    const char *name;
+
+    json_object_object_foreach(whole, key, value)
+        json_object_object_add(top, key, json_object_get(value));
+    if (open->format)
+        json_add_str(top, "driver", open->format);
+    if (!block_options_complete(top, open->error))
+        return NULL;
+    driver = json_object_get(json_object_object_get(top, "driver"));
+    file = options_take(top, "file");
+    if (!driver && !file)
+        return fail(open->error, ERR_MISSING_PARAMETER,
+                    "Must specify either 'driver' or 'file'"), NULL;
+    name = driver ? json_object_get_string(driver) : NULL;
+    known = name ? block_driver_get(name, open->error) : NULL;
+    if (name && !known)
+        return NULL;
+    if (file && !(known && known->is_protocol)) {
+        protocol = block_file_options(file, open->error);
+        return protocol ? open_on_protocol(open, protocol, name, top) : NULL;
+    }
+    drop_unknown(top, name);
+    if (file)
+        json_object_object_add(top, "file", json_object_get(file));
+    return block_node_open_with(open->graph, top, NULL, open->error);
+}
+
 static void co_fn open_run(void *opaque)
 {
     ImageOpen *open = opaque;
@@ -93,7 +126,9 @@ static void co_fn open_run(void *opaque)
         return;
     }
     block_graph_begin(open->graph);
-    open->node = open_stack(open, protocol, top);
+    open->node = open->whole || block_options_say_format(protocol)
+                     ? open_whole(open, protocol, top)
+                     : open_on_protocol(open, protocol, open->format, top);
     block_graph_end(open->graph);
 }
 
@@ -117,19 +152,12 @@ BlockNode *block_image_open(BlockGraph *graph, const char *filename, const char 
     return open.node;
 }
 
-static void co_fn open_as_run(void *opaque)
+BlockNode *block_image_open_as(BlockGraph *graph, json_object *whole, const char *format,
+                               json_object *options, GError **error)
 {
-    ImageOpen *open = opaque;
+    ImageOpen open = { .graph = graph, .format = format, .protocol = whole, .whole = true,
+                       .options = options, .error = error };
 
-    block_graph_begin(open->graph);
-    open->node = block_node_open_with(open->graph, open->options, NULL, open->error);
-    block_graph_end(open->graph);
-}
-
-BlockNode *block_image_open_as(BlockGraph *graph, json_object *options, GError **error)
-{
-    ImageOpen open = { .graph = graph, .options = options, .error = error };
-
-    co_run_sync(open_as_run, &open);
+    co_run_sync(open_run, &open);
     return open.node;
 }

@@ -148,8 +148,11 @@ BlockNode *block_image_open(BlockGraph *graph, const char *filename, const char 
 /* The same with the protocol's node given by its options, as block_filename_options makes them. */
 BlockNode *block_image_open_on(BlockGraph *graph, json_object *protocol, const char *format,
                                json_object *options, GError **error);
-/* The same by the options of its node, which needs no name of its own. */
-BlockNode *block_image_open_as(BlockGraph *graph, json_object *options, GError **error);
+/* The same by the options of the node, as --image-opts and "json:{…}" give them: without a driver,
+ * the first bytes of its file tell; a file may be a name, or have one and no driver.  @format, if
+ * given, goes before its driver; other members before those of @options. */
+BlockNode *block_image_open_as(BlockGraph *graph, json_object *whole, const char *format,
+                               json_object *options, GError **error);
 /* An overlay on @below for a while (QEMU's snapshot=on): what is written goes into a file in $TMPDIR
  * (else /var/tmp) that has no name any more.  @name: of its node; NULL: made up.  Takes the caller's
  * reference of @below over, also when it fails; the caller owns the result.  Waits. */

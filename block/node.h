@@ -26,7 +26,11 @@ typedef enum BlockDetectZeroes { BLOCK_DETECT_OFF, BLOCK_DETECT_ON, BLOCK_DETECT
     BlockDetectZeroes;
 
 /* The common options, parsed. */
+/* Nodes on top of each other: requests recurse through the graph on a coroutine's stack. */
+enum { BLOCK_DEPTH_MAX = 200 };
+
 typedef struct BlockNodeConfig {
+    unsigned nesting;                      /* how many nodes' options it is defined in */
     bool read_only, auto_read_only;
     bool direct, no_flush, force_share;
     bool discard;                          /* discard=unmap */

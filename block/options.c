@@ -61,7 +61,11 @@ bool block_options_common(json_object *options, const BlockNodeConfig *above,
         *config = *above;
         config->discard = true;
         config->detect_zeroes = BLOCK_DETECT_OFF;
+        config->nesting = above->nesting + 1;
     }
+    if (config->nesting > BLOCK_DEPTH_MAX)
+        return fail(error, ERR_LIMIT, "more than %d block nodes on top of each other, or an image "
+                                      "that backs itself", BLOCK_DEPTH_MAX);
     if (!take_bool(options, "read-only", &config->read_only, error) ||
         !take_bool(options, "auto-read-only", &config->auto_read_only, error) ||
         !take_bool(options, "force-share", &config->force_share, error) ||

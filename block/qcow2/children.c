@@ -3,8 +3,6 @@
 #include "block/chain.h"
 #include <string.h>
 
-enum { CHAIN_MAX = 200 };
-
 /* Permissions: metadata is written when nobody above writes, and must not change behind our back. */
 static void storage_perm(BlockNode *node, unsigned *perm, unsigned *shared)
 {
@@ -58,69 +56,79 @@ bool co_fn qcow2_open_data_file(Qcow2 *s, json_object *options, GError **error)
 
 /* The backing file by the header. */
 
-static bool is_protocol(json_object *options)
-{
-    const char *name = json_object_get_string(json_object_object_get(options, "driver"));
-    const BlockDriver *driver = name ? block_driver_find(name) : NULL;
+#define PREFIX "Could not open backing file: "
 
-    return driver && driver->is_protocol;
+/* What is in the file of @options, by its first bytes. */
+static const char *co_fn probe(Qcow2 *s, json_object *options, GError **error)
+{
+    g_autoptr(json_object) common = json_object_new_object();
+    BlockNode *node;
+    const char *format;
+
+    json_add_bool(common, "read-only", true);
+    if (block_node_force_share(s->node))
+        json_add_bool(common, "force-share", true);
+    node = block_image_open_on(block_node_graph(s->node), block_options_protocol(options), "raw",
+                               common, error);
+    if (!node)
+        return NULL;
+    format = block_node_probe_format(block_node_file(node), error);
+    block_node_put(node);
+    return format;
 }
 
-/* A known format's node on @protocol. */
-static json_object *format_options(const char *format, json_object *protocol, uint64_t depth)
+static json_object *co_fn header_backing(Qcow2 *s, GError **error)
 {
-    json_object *options = json_object_new_object();
+    g_autoptr(json_object) named = block_filename_options(s->header.backing_file,
+                                                          block_node_filename(s->file), error);
+    g_autoptr(json_object) options = NULL;
+    const char *format = s->header.backing_format;
 
+    if (!named)
+        return NULL;
+    if (block_options_say_format(named) && json_object_object_get_ex(named, "driver", NULL))
+        return g_steal_pointer(&named);
+    if (!format)
+        format = probe(s, named, error);
+    if (!format)
+        return NULL;
+    if (block_options_say_format(named)) { /* json: without the format */
+        options = g_steal_pointer(&named);
+    } else {
+        options = json_object_new_object();
+        json_object_object_add(options, "file", g_steal_pointer(&named));
+    }
     json_add_str(options, "driver", format);
-    json_object_object_add(options, "file", json_object_get(protocol));
-    if (!strcmp(format, "qcow2"))
-        json_object_object_add(options, "x-chain-depth", json_object_new_int64(depth + 1));
+    return g_steal_pointer(&options);
+}
+
+/* Options for the backing file that leave out which file it is, or its format: the header tells. */
+static json_object *co_fn complete_by_header(Qcow2 *s, json_object *given, GError **error)
+{
+    const char *name = json_get_str(given, "driver");
+    const BlockDriver *driver = name ? block_driver_find(name) : NULL;
+    json_object *options;
+
+    if (!s->header.backing_file || (name && !(driver && driver->is_format)) ||
+        (name && json_object_object_get_ex(given, "file", NULL)))
+        return given;
+    options = header_backing(s, error);
+    if (options) {
+        json_object_object_foreach(given, key, value)
+            json_object_object_add(options, key, json_object_get(value));
+    }
+    json_object_put(given);
     return options;
 }
 
-static json_object *co_fn probed_options(Qcow2 *s, json_object *protocol, uint64_t depth,
-                                         GError **error)
-{
-    g_autoptr(json_object) common = json_object_new_object();
-    BlockNode *probe;
-    const char *format;
-
-    json_object_object_add(common, "read-only", json_object_new_boolean(true));
-    if (block_node_force_share(s->node))
-        json_object_object_add(common, "force-share", json_object_new_boolean(true));
-    probe = block_image_open_on(block_node_graph(s->node), protocol, "raw", common, error);
-    if (!probe)
-        return NULL;
-    format = block_node_probe_format(block_node_file(probe), error);
-    block_node_put(probe);
-    return format ? format_options(format, protocol, depth) : NULL;
-}
-
-static json_object *co_fn header_backing(Qcow2 *s, uint64_t depth, GError **error)
-{
-    g_autoptr(json_object) protocol = NULL;
-
-    if (depth >= CHAIN_MAX) {
-        fail(error, ERR_LIMIT, "more than %d backing files, or one that backs itself", CHAIN_MAX);
-        return NULL;
-    }
-    protocol = block_filename_options(s->header.backing_file, block_node_filename(s->file), error);
-    if (!protocol)
-        return NULL;
-    if (!is_protocol(protocol))            /* json: says all of it */
-        return g_steal_pointer(&protocol);
-    if (s->header.backing_format)
-        return format_options(s->header.backing_format, protocol, depth);
-    return probed_options(s, protocol, depth, error);
-}
-
-static json_object *co_fn backing_value(Qcow2 *s, json_object *options, uint64_t depth,
-                                        GError **error)
+static json_object *co_fn backing_value(Qcow2 *s, json_object *options, GError **error)
 {
     json_object *value = options_take(options, "backing");
 
     if (!value)
-        value = header_backing(s, depth, error);
+        value = header_backing(s, error);
+    else if (json_object_is_type(value, json_type_object))
+        value = complete_by_header(s, value, error);
     if (json_object_is_type(value, json_type_object) &&
         !json_object_object_get_ex(value, "read-only", NULL))
         json_object_object_add(value, "read-only", json_object_new_boolean(true));
@@ -130,7 +138,6 @@ static json_object *co_fn backing_value(Qcow2 *s, json_object *options, uint64_t
 typedef struct BackingOpen {
     Qcow2 *s;
     json_object *options;
-    uint64_t depth;
     GError **error;
     bool ok;
     Qcow2Group *group;
@@ -140,7 +147,7 @@ typedef struct BackingOpen {
 static void co_fn open_backing(void *opaque)
 {
     BackingOpen *open = opaque;
-    json_object *value = backing_value(open->s, open->options, open->depth, open->error);
+    json_object *value = backing_value(open->s, open->options, open->error);
 
     if (value) {
         json_object_object_add(open->options, "backing", value);
@@ -161,10 +168,10 @@ static bool says_none(json_object *options)
                       !*json_object_get_string(value));
 }
 
-bool co_fn qcow2_open_backing(Qcow2 *s, json_object *options, uint64_t depth, GError **error)
+bool co_fn qcow2_open_backing(Qcow2 *s, json_object *options, GError **error)
 {
     Qcow2Group group = { .max = 1 };
-    BackingOpen open = { s, options, depth, error, false, &group };
+    BackingOpen open = { s, options, error, false, &group };
 
     if (says_none(options)) {
         json_object_object_del(options, "backing");
@@ -179,5 +186,7 @@ bool co_fn qcow2_open_backing(Qcow2 *s, json_object *options, uint64_t depth, GE
     }
     qcow2_group_start(&group, open_backing, &open);
     qcow2_group_wait(&group);
-    return open.ok || error_prefix(error, "Could not open backing file: ");
+    if (!open.ok && !(error && *error && g_str_has_prefix((*error)->message, PREFIX)))
+        error_prefix(error, PREFIX);       /* once, however far down it was */
+    return open.ok;
 }

@@ -13,28 +13,29 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* In the order in which QEMU's tools tell what they make. */
 const BlockCreateOption qcow2_create_options[] = {
+    { "encrypt.format", BLOCK_CREATE_STRING, NULL, "Encrypt the image, format choices: 'luks'" },
+    { "encrypt.key-secret", BLOCK_CREATE_STRING, NULL, "ID of the secret that is the passphrase" },
+    LUKS_CREATE_OPTIONS("encrypt."),
+    { "cluster_size", BLOCK_CREATE_SIZE, "65536", "qcow2 cluster size" },
+    { "extended_l2", BLOCK_CREATE_BOOL, "off", "Extended L2 tables" },
+    { "preallocation", BLOCK_CREATE_STRING, NULL,
+      "Preallocation mode (allowed values: off, metadata, falloc, full)" },
+    { "compression_type", BLOCK_CREATE_STRING, "zlib",
+      "Compression method used for image cluster compression" },
     { "size", BLOCK_CREATE_SIZE, NULL, "Virtual disk size", true },
-    { "compat", BLOCK_CREATE_STRING, "1.1", "Compatibility level (v2 [0.10] or v3 [1.1])", true,
+    { "compat", BLOCK_CREATE_STRING, NULL, "Compatibility level (v2 [0.10] or v3 [1.1])", true,
       "version" },
     { "backing_file", BLOCK_CREATE_STRING, NULL, "File name of a base image", true },
     { "backing_fmt", BLOCK_CREATE_STRING, NULL, "Image format of the base image", true },
     { "data_file", BLOCK_CREATE_STRING, NULL, "File name of an external data file" },
-    { "data_file_raw", BLOCK_CREATE_BOOL, "off",
+    { "data_file_raw", BLOCK_CREATE_BOOL, NULL,
       "The external data file must stay valid as a raw image", true },
-    { "cluster_size", BLOCK_CREATE_SIZE, "65536", "qcow2 cluster size" },
-    { "preallocation", BLOCK_CREATE_STRING, "off",
-      "Preallocation mode (allowed values: off, metadata, falloc, full)" },
     { "lazy_refcounts", BLOCK_CREATE_BOOL, "off", "Postpone refcount updates", true },
     { "refcount_bits", BLOCK_CREATE_NUMBER, "16", "Width of a reference count entry in bits",
       true },
-    { "compression_type", BLOCK_CREATE_STRING, "zlib",
-      "Compression method used for image cluster compression" },
-    { "extended_l2", BLOCK_CREATE_BOOL, "off", "Extended L2 tables" },
-    { "checksums", BLOCK_CREATE_BOOL, "off", "Checksums of tables; vireo's own", true },
-    { "encrypt.format", BLOCK_CREATE_STRING, NULL, "Encrypt the image, format choices: 'luks'" },
-    { "encrypt.key-secret", BLOCK_CREATE_STRING, NULL, "ID of the secret that is the passphrase" },
-    LUKS_CREATE_OPTIONS("encrypt."),
+    { "checksums", BLOCK_CREATE_BOOL, NULL, "Checksums of tables; vireo's own", true },
     { NULL }
 };
 

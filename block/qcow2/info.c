@@ -38,6 +38,13 @@ static void add_bitmaps(const Qcow2 *s, json_object *data)
         json_object_object_add(data, "bitmaps", list);
 }
 
+static void add_encryption(const Qcow2 *s, json_object *data)
+{
+    if (s->crypto_info)
+        json_object_object_add(data, "encrypt", json_object_get(s->crypto_info));
+}
+
+/* In the order in which QEMU's tools print it. */
 static void add_version_3(const Qcow2 *s, json_object *data)
 {
     const Qcow2Header *h = &s->header;
@@ -45,11 +52,12 @@ static void add_version_3(const Qcow2 *s, json_object *data)
     json_add_bool(data, "lazy-refcounts", h->compatible & QCOW2_COMPAT_LAZY_REFCOUNTS);
     add_bitmaps(s, data);
     json_object_object_add(data, "refcount-bits", json_object_new_int64(s->refcount_bits));
-    json_add_bool(data, "corrupt", h->incompatible & QCOW2_INCOMPAT_CORRUPT);
     if (s->has_data_file && h->data_file)
         json_add_str(data, "data-file", h->data_file);
     if (s->has_data_file)
         json_add_bool(data, "data-file-raw", s->data_file_raw);
+    add_encryption(s, data);
+    json_add_bool(data, "corrupt", h->incompatible & QCOW2_INCOMPAT_CORRUPT);
     json_add_bool(data, "extended-l2", s->extended_l2);
     if (qcow2_sums_on(s))                  /* our own */
         json_add_bool(data, "checksums", true);
@@ -62,12 +70,12 @@ static json_object *format_specific(const Qcow2 *s)
     json_add_str(data, "compat", s->header.version == 2 ? "0.10" : "1.1");
     json_add_str(data, "compression-type",
                  s->header.compression_type == QCOW2_COMPRESSION_ZSTD ? "zstd" : "zlib");
-    if (s->header.version == 2)
+    if (s->header.version == 2) {
         json_object_object_add(data, "refcount-bits", json_object_new_int64(s->refcount_bits));
-    else
+        add_encryption(s, data);
+    } else {
         add_version_3(s, data);
-    if (s->crypto_info)
-        json_object_object_add(data, "encrypt", json_object_get(s->crypto_info));
+    }
     json_add_str(info, "type", "qcow2");
     json_object_object_add(info, "data", data);
     return info;

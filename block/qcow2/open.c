@@ -256,7 +256,7 @@ static bool co_fn open_image(Qcow2 *s, json_object *options, const Qcow2Options 
     return check_writable(s, o, error) && check_lazy(s, o, error) &&
            qcow2_crypto_open(s, options, o->header_only, error) && read_tables(s, error) &&
            make_caches(s, o, error) && qcow2_open_data_file(s, options, error) &&
-           qcow2_open_backing(s, options, o->chain_depth, error) &&
+           qcow2_open_backing(s, options, error) &&
            qcow2_snapshots_read(s, error) == 0 && find_bitmaps(s, error) &&
            first_writes(s, o, error) &&
            (!s->bitmaps_offset || s->for_check || qcow2_bitmaps_load(s, error) == 0) &&

@@ -13,8 +13,7 @@ const char *const qcow2_option_names[] = {
     "file", "backing", "data-file", "lazy-refcounts", "pass-discard-request",
     "pass-discard-snapshot", "pass-discard-other", "discard-no-unref", "overlap-check",
     "cache-size", "l2-cache-size", "l2-cache-entry-size", "refcount-cache-size",
-    "cache-clean-interval", "encrypt", "x-check", "x-header-only",
-    "x-chain-depth", NULL
+    "cache-clean-interval", "encrypt", "x-check", "x-header-only", NULL
 };
 
 /* overlap-check: a word, or an object with a template and single structures. */
@@ -150,11 +149,9 @@ bool qcow2_options_take(json_object *options, Qcow2Options *o, GError **error)
         !take_bool(options, "discard-no-unref", &o->discard_no_unref, error) ||
         !take_bool(options, "x-check", &o->check, error) ||
         !take_bool(options, "x-header-only", &o->header_only, error) ||
-        !options_get_u64(options, "x-chain-depth", &o->chain_depth, error) ||
         !take_overlap(options, &o->overlap_mask, error) ||
         !take_cache_sizes(options, o, error))
         return false;
-    json_object_object_del(options, "x-chain-depth");
     return true;
 }
 

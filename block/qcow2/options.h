@@ -10,7 +10,6 @@ typedef struct Qcow2Options {
     int lazy_refcounts;                    /* -1: as the header says */
     bool header_only;                      /* x-header-only: no key is needed for what is not data */
     bool check;                            /* x-check: opened to be repaired */
-    uint64_t chain_depth;                  /* x-chain-depth: images above that name this one */
 } Qcow2Options;
 
 extern const char *const qcow2_option_names[];
@@ -26,7 +25,7 @@ void qcow2_widen_slices(Qcow2 *s);
 
 /* children.c: the nodes below. */
 bool co_fn qcow2_open_data_file(Qcow2 *s, json_object *options, GError **error);
-bool co_fn qcow2_open_backing(Qcow2 *s, json_object *options, uint64_t depth, GError **error);
+bool co_fn qcow2_open_backing(Qcow2 *s, json_object *options, GError **error);
 void qcow2_child_perm(BlockNode *node, const char *key, unsigned *perm, unsigned *shared);
 void qcow2_child_changed(BlockNode *node, const char *key);
 

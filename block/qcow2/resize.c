@@ -359,7 +359,8 @@ int co_fn qcow2_co_preallocate(BlockNode *node, uint64_t offset, uint64_t bytes,
 
     if (how == BLOCK_PREALLOC_OFF || !bytes)
         return 0;
-    if (qcow2_backing(p.s) && !p.s->extended_l2) {
+    if (qcow2_backing(p.s) && !p.s->extended_l2 &&
+        (uint64_t)block_node_size(qcow2_backing(p.s)) > offset) {
         fail(error, ERR_UNSUPPORTED, "preallocation would hide the backing file of '%s'",
              block_node_filename(node));
         return -ENOTSUP;

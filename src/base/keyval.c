@@ -21,9 +21,11 @@ static char *take_value(const char **p)
     return g_string_free(out, FALSE);
 }
 
-/* Puts a string at a dotted path.  Arrays are objects with numbers for names until the end. */
-static bool put(json_object *top, const char *key, const char *value, GError **error)
+/* Puts @value, which it takes over, at a dotted path.  Arrays are objects with numbers for names until
+ * the end. */
+static bool put(json_object *top, const char *key, json_object *value, GError **error)
 {
+    g_autoptr(json_object) owned = value;
     g_auto(GStrv) parts = g_strsplit(key, ".", -1);
     json_object *at = top;
     for (char **part = parts; *part; part++) {
@@ -36,7 +38,7 @@ static bool put(json_object *top, const char *key, const char *value, GError **e
             return fail(error, ERR_INVALID_SYNTAX,
                         "Parameters '%s' and '%s.*' exclude each other", *part, *part);
         if (!part[1]) {
-            json_object_object_add(at, *part, json_object_new_string(value));
+            json_object_object_add(at, *part, g_steal_pointer(&owned));
         } else if (!there) {
             next = json_object_new_object();
             json_object_object_add(at, *part, next);
@@ -109,7 +111,7 @@ static bool parse_element(json_object *top, const char **p, const char *implied_
     size_t length = strcspn(s, "=,");
     if (s[length] != '=' && implied_key) {
         g_autofree char *value = take_value(p);
-        return put(top, implied_key, value, error);
+        return put(top, implied_key, json_object_new_string(value), error);
     }
     if (!length)
         return fail(error, ERR_INVALID_SYNTAX, "Expected parameter before '%s'", s);
@@ -117,11 +119,11 @@ static bool parse_element(json_object *top, const char **p, const char *implied_
     if (s[length] == '=') {
         *p = s + length + 1;
         g_autofree char *value = take_value(p);
-        return put(top, key, value, error);
+        return put(top, key, json_object_new_string(value), error);
     }
     *p = s[length] ? s + length + 1 : s + length;
     bool off = g_str_has_prefix(key, "no") && key[2];
-    return put(top, off ? key + 2 : key, off ? "off" : "on", error);
+    return put(top, off ? key + 2 : key, json_object_new_string(off ? "off" : "on"), error);
 }
 
 json_object *options_parse(const char *text, const char *implied_key, GError **error)
@@ -136,4 +138,27 @@ json_object *options_parse(const char *text, const char *implied_key, GError **e
     if (!make_arrays(top, 0, error))
         return NULL;
     return g_steal_pointer(&top);
+}
+
+static bool nest(json_object *object, unsigned depth, GError **error)
+{
+    g_autoptr(GPtrArray) names = g_ptr_array_new_with_free_func(g_free);
+    if (depth > 64)
+        return fail(error, ERR_LIMIT, "options are nested too deeply");
+    json_object_object_foreach(object, name, member)
+    {
+        if (json_object_is_type(member, json_type_object) && !nest(member, depth + 1, error))
+            return false;
+        if (strchr(name, '.'))
+            g_ptr_array_add(names, g_strdup(name));
+    }
+    for (unsigned i = 0; i < names->len; i++)
+        if (!put(object, names->pdata[i], options_take(object, names->pdata[i]), error))
+            return false;
+    return true;
+}
+
+bool options_nest(json_object *options, GError **error)
+{
+    return nest(options, 0, error) && make_arrays(options, 0, error);
 }

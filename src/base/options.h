@@ -40,6 +40,9 @@ static inline void json_add_u64(json_object *object, const char *key, uint64_t v
 /* Text that starts with '{' is JSON, anything else key=value.  Returns an object, or NULL. */
 json_object *options_parse(const char *text, const char *implied_key, GError **error);
 
+/* Members of a JSON object that are written with dots become what key=value text makes of them. */
+bool options_nest(json_object *options, GError **error);
+
 /* Strict JSON: one value, nothing after it; says where it went wrong.  Depth limit 1024,
  * duplicate members refused. */
 json_object *json_parse(const char *text, size_t length, GError **error);

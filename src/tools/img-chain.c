@@ -10,6 +10,7 @@
 
 typedef struct Link {                      /* an image of the chain */
     char *name, *format;
+    bool is_options;                       /* name is what --image-opts says */
     ImgImage image;
 } Link;
 
@@ -34,7 +35,8 @@ static void link_free(gpointer data)
 static bool look_below(Img *img, const Link *link, Link **ret_below, GError **error)
 {
     ImgOpen how = { .name = link->name, .format = link->format,
-                    .flags = IMG_NO_BACKING | IMG_FORCE_SHARE };
+                    .flags = IMG_NO_BACKING | IMG_FORCE_SHARE |
+                             (link->is_options ? IMG_IS_OPTIONS : 0) };
     g_autoptr(json_object) info = NULL;
     ImgImage image;
 
@@ -53,6 +55,14 @@ static bool look_below(Img *img, const Link *link, Link **ret_below, GError **er
     return true;
 }
 
+/* -b may name an image in another way than the one above it does. */
+static bool is_same(const char *one, const char *other)
+{
+    g_autofree char *a = realpath(one, NULL), *b = realpath(other, NULL);
+
+    return !strcmp(one, other) || (a && b && !strcmp(a, b));
+}
+
 /* From the top down to the image that -b names, or to the next one. */
 static bool find_chain(Commit *c, GError **error)
 {
@@ -61,6 +71,7 @@ static bool find_chain(Commit *c, GError **error)
 
     top->name = g_strdup(c->img->operands[0]);
     top->format = g_strdup(img_value(c->img, 'f'));
+    top->is_options = img_has(c->img, IMG_IMAGE_OPTS);
     g_ptr_array_add(c->chain, top);
     do {
         if (!look_below(c->img, c->chain->pdata[c->chain->len - 1], &below, error))
@@ -71,7 +82,7 @@ static bool find_chain(Commit *c, GError **error)
                               "Did not find '%s' in the backing chain of '%s'", base, top->name)
                        : fail(error, ERR_INVALID_PARAMETER, "Image does not have a backing file");
         g_ptr_array_add(c->chain, below);
-    } while (base && strcmp(base, below->name) && c->chain->len < 200);
+    } while (base && !is_same(base, below->name) && c->chain->len < 200);
     return true;
 }
 
@@ -87,7 +98,8 @@ static bool open_chain(Commit *c, GError **error)
         g_autoptr(json_object) more = json_object_new_object();
         ImgOpen how = { .name = link->name, .format = link->format, .more = more,
                         .cache = img_value(c->img, 't'),
-                        .flags = IMG_SHARE_WRITES | (written ? IMG_WRITE : 0) };
+                        .flags = IMG_SHARE_WRITES | (written ? IMG_WRITE : 0) |
+                                 (link->is_options ? IMG_IS_OPTIONS : 0) };
 
         if (below)
             json_object_object_add(more, "backing", json_object_new_string(below));

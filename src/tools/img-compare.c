@@ -171,6 +171,8 @@ static int tell(Compare *c)
     if (c->status > DIFFERENT)
         return c->status;
     img_progress_end(c->img);
+    if (c->size[0] != c->size[1] && c->different_at >= MIN(c->size[0], c->size[1]))
+        img_print(c->img, "Warning: Image size mismatch!\n");
     if (c->different_at == UINT64_MAX) {
         img_print(c->img, "Images are identical.\n");
         return SAME;
@@ -186,12 +188,9 @@ static int compare(Compare *c)
     for (unsigned i = 0; i < 2; i++)
         c->size[i] = block_node_size(c->image[i].node);
     c->total = MAX(c->size[0], c->size[1]);
-    if (c->size[0] != c->size[1]) {
-        if (c->strict) {
-            img_print(c->img, "Strict mode: Image size mismatch!\n");
-            return DIFFERENT;
-        }
-        img_print(c->img, "Warning: Image size mismatch!\n");
+    if (c->strict && c->size[0] != c->size[1]) {
+        img_print(c->img, "Strict mode: Image size mismatch!\n");
+        return DIFFERENT;
     }
     img_progress_begin(c->img, c->total);
     co_mutex_init(&c->plan);

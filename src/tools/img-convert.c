@@ -6,6 +6,8 @@
 #include "src/base/util.h"
 #include "src/tools/img-copy.h"
 
+enum { ZERO_BYTES_MAX = 16 << 20 };        /* of -S */
+
 typedef struct Convert {
     Img *img;
     ImgCopy copy;
@@ -34,6 +36,13 @@ static bool add_source(Convert *v, const char *name, GError **error)
     return true;
 }
 
+static bool can_have_bitmaps(BlockNode *node)
+{
+    const BlockDriver *driver = block_driver_find(block_node_driver(node));
+
+    return driver->image && driver->image->can_store_bitmap;
+}
+
 static bool open_sources(Convert *v, GError **error)
 {
     Img *img = v->img;
@@ -42,9 +51,14 @@ static bool open_sources(Convert *v, GError **error)
         return fail(error, ERR_INVALID_PARAMETER,
                     "No support for concatenating multiple snapshot");
     v->copy.sources = g_new0(ImgCopySource, img->n_operands);
+    if (img_has(img, IMG_BITMAPS) && img->n_operands > 2)
+        return fail(error, ERR_INVALID_PARAMETER,
+                    "Copying bitmaps only possible with single source");
     for (unsigned i = 0; i + 1 < img->n_operands; i++)
         if (!add_source(v, img->operands[i], error))
             return false;
+    if (img_has(img, IMG_BITMAPS) && !can_have_bitmaps(v->copy.sources[0].image.node))
+        return fail(error, ERR_UNSUPPORTED, "Source lacks bitmap support");
     return true;
 }
 
@@ -85,7 +99,7 @@ static bool create_target(Convert *v, const char *name, GError **error)
     if (!json_object_object_get_ex(v->words, "size", NULL))
         json_object_object_add(v->words, "size", json_object_new_uint64(v->total));
     return block_image_create(v->img->graph, v->format->name, name, v->words, error) ||
-           error_prefix(error, "error while converting %s: ", v->format->name);
+           error_prefix(error, "%s: error while converting %s: ", name, v->format->name);
 }
 
 /* A new encrypted image is opened with the secret that it was made with. */
@@ -93,6 +107,11 @@ static json_object *secrets_of(json_object *words)
 {
     json_object *encrypt, *secret, *options, *inner;
 
+    if (json_object_object_get_ex(words, "key-secret", &secret)) { /* luks itself */
+        options = json_object_new_object();
+        json_object_object_add(options, "key-secret", json_object_get(secret));
+        return options;
+    }
     if (!json_object_object_get_ex(words, "encrypt", &encrypt) ||
         !json_object_object_get_ex(encrypt, "key-secret", &secret))
         return NULL;
@@ -148,6 +167,14 @@ static bool target_protocol_makes_files(BlockNode *node)
     return !strcmp(block_node_driver(node), "file");
 }
 
+/* What was never written reads as zeroes; but where it is encrypted and has its place, it is noise. */
+static bool new_image_is_zero(const Convert *v)
+{
+    return target_protocol_makes_files(v->copy.target.node) &&
+           !json_object_object_get_ex(v->words, "encrypt", NULL) &&
+           !json_object_object_get_ex(v->words, "key-secret", NULL);
+}
+
 static void prepare_zeroes(Convert *v)
 {
     ImgCopy *c = &v->copy;
@@ -155,7 +182,7 @@ static void prepare_zeroes(Convert *v)
     if (c->target_has_backing)
         return;
     if (img_has(v->img, IMG_TARGET_IS_ZERO) ||
-        (!v->exists && target_protocol_makes_files(c->target.node)))
+        (!v->exists && new_image_is_zero(v)))
         c->target_is_zero = true;
     else
         co_run_sync(find_zeroes, v);
@@ -221,16 +248,33 @@ static bool parse_numbers(Convert *v, GError **error)
         !img_size_value(img, 'r', "Rate limit", &v->copy.rate, error) ||
         !img_size_value(img, 'm', "Number of coroutines", &workers, error))
         return false;
-    if (v->copy.zero_bytes % 512)
+    if (v->copy.zero_bytes % 512 || v->copy.zero_bytes > ZERO_BYTES_MAX)
         return fail(error, ERR_INVALID_PARAMETER,
                     "Invalid buffer size for sparse output specified. "
-                    "Valid sizes are multiples of 512 up to 2147483136. Select 0 to disable sparse "
+                    "Valid sizes are multiples of 512 up to 16777216. Select 0 to disable sparse "
                     "detection (fully allocates output).");
     if (img_has(img, 'm') && (workers < 1 || workers > 64))
         return fail(
             error, ERR_INVALID_PARAMETER,
             "Invalid number of coroutines. Allowed number of coroutines is between 1 and 64");
     v->copy.workers = workers;
+    return true;
+}
+
+static bool check_compression(const Convert *v, GError **error)
+{
+    const char *preallocation = NULL;
+
+    if (!v->copy.compressed)
+        return true;
+    if (!options_get_str(v->words, "preallocation", &preallocation, error))
+        return false;
+    if (json_object_object_get_ex(v->words, "encrypt", NULL))
+        return fail(error, ERR_INVALID_PARAMETER,
+                    "Compression and encryption not supported at the same time");
+    if (preallocation && strcmp(preallocation, "off"))
+        return fail(error, ERR_INVALID_PARAMETER,
+                    "Compression and preallocation not supported at the same time");
     return true;
 }
 
@@ -262,16 +306,17 @@ static bool check_combinations(const Convert *v, GError **error)
         return fail(error, ERR_INVALID_PARAMETER,
                     "Use of --skip-broken-bitmaps requires --bitmaps");
     if (v->exists && img_has(img, 'o'))
-        warn_report("-o has no effect when skipping image creation");
-    return true;
+        return fail(error, ERR_INVALID_PARAMETER,
+                    "-o has no effect when skipping image creation");
+    return check_compression(v, error);
 }
 
 static bool choose_format(Convert *v, GError **error)
 {
     const char *name = img_value(v->img, 'O');
 
-    if (v->exists && !name)
-        return true;                       /* looked for in the image */
+    if (img_has(v->img, IMG_TARGET_IMAGE_OPTS))
+        return true;                       /* they tell */
     v->format = block_driver_get(name ?: "raw", error);
     return v->format && check_format(v, error);
 }
@@ -301,6 +346,16 @@ static void close_all(Convert *v)
     json_object_put(v->words);
 }
 
+static int help_with_options(const Img *img, GError **error)
+{
+    const char *format = img_value(img, 'O') ?: "raw";
+
+    if (!block_driver_get(format, error))
+        return 1;
+    img_print_create_options(format, img->n_operands ? img->operands[img->n_operands - 1] : NULL);
+    return 0;
+}
+
 static int run_convert(Img *img, GError **error)
 {
     Convert v = { .img = img, .exists = img_has(img, 'n'),
@@ -310,9 +365,9 @@ static int run_convert(Img *img, GError **error)
 
     v.words = img_create_words(img, &help, error);
     if (help)
-        img_print_create_options("Supported options", img_value(img, 'O') ?: "raw", "", false);
+        return help_with_options(img, error);
     if (!v.words)
-        return !help;
+        return 1;
     if (img->n_operands < 2)
         return img_usage(error, "Must specify image file name");
     ok = convert(&v, error);

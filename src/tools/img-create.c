@@ -1,14 +1,42 @@
 /* create, resize and amend. */
 #include <errno.h>
+#include <inttypes.h>
 #include <string.h>
 #include "src/tools/img.h"
+
+/* Commas divide the values of several -o as they divide options: at an end they would be lost. */
+static bool is_list(const char *text)
+{
+    size_t n = strlen(text), commas = 0;
+
+    while (commas < n && text[n - 1 - commas] == ',')
+        commas++;
+    return n && text[0] != ',' && commas % 2 == 0;
+}
+
+static bool asks_for_help(const char *text)
+{
+    g_auto(GStrv) elements = g_strsplit(text, ",", -1);
+
+    return g_strv_contains((const char *const *)elements, "help") ||
+           g_strv_contains((const char *const *)elements, "?");
+}
 
 json_object *img_create_words(const Img *img, bool *ret_help, GError **error)
 {
     g_autofree char *text = img_values(img, 'o');
 
-    *ret_help = text && (!strcmp(text, "help") || !strcmp(text, "?") ||
-                         g_str_has_suffix(text, ",help") || g_str_has_suffix(text, ",?"));
+    *ret_help = false;
+    for (unsigned i = 0; i < img->given->len; i++) {
+        const ImgGiven *given = &g_array_index(img->given, ImgGiven, i);
+
+        if (given->key != 'o')
+            continue;
+        if (!is_list(given->value))
+            return fail(error, ERR_INVALID_PARAMETER, "Invalid option list: %s", given->value),
+                   NULL;
+        *ret_help |= asks_for_help(given->value);
+    }
     if (*ret_help)
         return NULL;
     return text ? options_parse(text, NULL, error) : json_object_new_object();
@@ -32,27 +60,58 @@ static const BlockCreateOption *find_option(const BlockDriver *driver, const cha
 
 /* create */
 
-/* "fmt=qcow2 size=1024 …": what was said, and what else the format takes by itself. */
-static void print_formatting(const Img *img, const char *filename, const BlockDriver *driver,
-                             json_object *words)
+/* A word by its name with dots. */
+static json_object *find_word(json_object *words, const char *name)
 {
-    const BlockCreateOption *o = driver->image ? driver->image->create_options : NULL;
-    g_autoptr(json_object) rest = NULL;
+    const char *dot = strchr(name, '.');
+    g_autofree char *first = dot ? g_strndup(name, dot - name) : g_strdup(name);
+    json_object *value = json_object_object_get(words, first);
 
-    json_object_deep_copy(words, &rest, NULL);
-    img_print(img, "Formatting '%s', fmt=%s", filename, driver->name);
-    for (; o && o->name; o++) {
-        json_object *value;
+    if (!dot || !json_object_is_type(value, json_type_object))
+        return dot ? NULL : value;
+    return find_word(value, dot + 1);
+}
 
-        if (json_object_object_get_ex(words, o->name, &value))
-            img_print(img, " %s=%s", o->name, json_object_get_string(value));
-        else if (o->fallback)
+static bool print_word(const Img *img, const BlockCreateOption *o, json_object *words,
+                       GError **error)
+{
+    json_object *value = find_word(words, o->name);
+    g_autofree char *what = g_strdup_printf("Parameter '%s'", o->name);
+    uint64_t number = 0;
+    bool on;
+
+    if (!value) {
+        if (o->fallback)
             img_print(img, " %s=%s", o->name, o->fallback);
-        json_object_object_del(rest, o->name);
+        return true;
     }
-    json_object_object_foreach(rest, key, value)
-        img_print(img, " %s=%s", key, json_object_get_string(value));
+    if (o->kind == BLOCK_CREATE_BOOL && !value_to_bool(value, what, &on, error))
+        return false;
+    if ((o->kind == BLOCK_CREATE_SIZE && !value_to_size(value, what, &number, error)) ||
+        (o->kind == BLOCK_CREATE_NUMBER && !value_to_u64(value, what, &number, error)))
+        return false;
+    if (o->kind == BLOCK_CREATE_SIZE || o->kind == BLOCK_CREATE_NUMBER)
+        img_print(img, " %s=%" PRIu64, o->name, number);
+    else
+        img_print(img, " %s=%s", o->name, json_object_get_string(value));
+    return true;
+}
+
+/* "fmt=qcow2 size=1024 …": what was said, and what else the format takes by itself. */
+static bool print_formatting(const Img *img, const char *filename, const BlockDriver *driver,
+                             json_object *words, GError **error)
+{
+    const BlockCreateOption *o = driver->image->create_options;
+
+    img_print(img, "Formatting '%s', fmt=%s", filename, driver->name);
+    for (; o && o->name; o++)
+        if (!print_word(img, o, words, error))
+            return false;
+    for (o = block_driver_find("file")->image->create_options; o->name; o++)
+        if (!find_option(driver, o->name) && !print_word(img, o, words, error))
+            return false;
     img_print(img, "\n");
+    return true;
 }
 
 /* The size of the backing file, which must be there unless -u is given. */
@@ -120,8 +179,13 @@ static bool create_image(Img *img, const BlockDriver *driver, json_object *words
     const char *filename = img->operands[0];
     uint64_t size = UINT64_MAX;
 
+    if (!driver->image || !driver->image->co_create)
+        return fail(error, ERR_UNSUPPORTED, "Format driver '%s' does not support image creation",
+                    driver->name);
     if (!check_words(driver, words, error))
         return false;
+    if (img->n_operands > 1 && json_object_object_get_ex(words, "size", NULL))
+        return fail(error, ERR_INVALID_PARAMETER, "The image size must be specified only once");
     put_str(words, "backing_file", img_value(img, 'b'));
     put_str(words, "backing_fmt", img_value(img, 'F'));
     if (img->n_operands > 1 ? !img_parse_size(img->operands[1], "Image size", &size, error)
@@ -130,8 +194,8 @@ static bool create_image(Img *img, const BlockDriver *driver, json_object *words
     if (!check_backing(img, driver, filename, words, &size, error))
         return false;
     json_object_object_add(words, "size", json_object_new_uint64(size));
-    print_formatting(img, filename, driver, words);
-    return block_image_create(img->graph, driver->name, filename, words, error);
+    return print_formatting(img, filename, driver, words, error) &&
+           block_image_create(img->graph, driver->name, filename, words, error);
 }
 
 static int run_create(Img *img, GError **error)
@@ -143,13 +207,15 @@ static int run_create(Img *img, GError **error)
 
     if (!driver) {
         block_driver_get(format, error);
-        return error_prefix(error, "%s: ", img->operands[0]), 1;
+        return img->n_operands ? error_prefix(error, "%s: ", img->operands[0]) || 1 : 1;
     }
     words = img_create_words(img, &help, error);
     if (help)
-        img_print_create_options("Supported options", format, img->operands[0], false);
+        return img_print_create_options(format, img->n_operands ? img->operands[0] : NULL), 0;
     if (!words)
-        return !help;
+        return 1;
+    if (!img->n_operands)
+        return img_usage(error, "Expecting image file name");
     if (create_image(img, driver, words, error))
         return 0;
     error_prefix(error, "%s: ", img->operands[0]);
@@ -167,7 +233,7 @@ static const ImgOption create_options[] = {
 };
 const ImgCommand img_create = {
     .name = "create", .operands = "FILENAME [SIZE]", .help = "Make a new image",
-    .run = run_create, .options = create_options, .min = 1, .max = 2,
+    .run = run_create, .options = create_options, .min = 0, .max = 2,
 };
 
 /* resize */
@@ -354,6 +420,19 @@ static bool amend_image(Img *img, Amend *a, json_object *words, GError **error)
     return a->ret == 0;
 }
 
+static int amend_help(const char *format, GError **error)
+{
+    const BlockDriver *driver = block_driver_get(format, error);
+
+    if (!driver)
+        return 1;
+    if (!driver->image || !driver->image->co_amend)
+        return !fail(error, ERR_UNSUPPORTED, "Format driver '%s' does not support option amendment",
+                     format);
+    img_print_amend_options(format);
+    return 0;
+}
+
 static int run_amend(Img *img, GError **error)
 {
     Amend a = { .force = img_has(img, IMG_FORCE), .error = error };
@@ -361,21 +440,18 @@ static int run_amend(Img *img, GError **error)
     bool help, ok;
 
     words = img_create_words(img, &help, error);
-    if (help && img_value(img, 'f')) {
-        g_autofree char *title = g_strdup_printf("Amend options for '%s'", img_value(img, 'f'));
-
-        img_print_create_options(title, img_value(img, 'f'), "", true);
-        return 0;
-    }
-    if (!words)
-        return help ? img_usage(error, "-o help needs -f") : 1;
+    if (help && img_value(img, 'f'))
+        return amend_help(img_value(img, 'f'), error);
+    if (!words && !help)
+        return 1;
     if (!img_has(img, 'o'))
         return img_usage(error, "Must specify options (-o)");
     if (!img->n_operands)
         return img_usage(error, "Expecting one image file name");
     if (!img_open_given(img, img->operands[0], IMG_WRITE | IMG_RESIZE, &a.image, error))
         return 1;
-    ok = amend_image(img, &a, words, error) && img_finish(&a.image, error);
+    ok = help ? amend_help(block_node_driver(a.image.node), error) == 0
+              : amend_image(img, &a, words, error) && img_finish(&a.image, error);
     img_close(&a.image);
     return !ok;
 }

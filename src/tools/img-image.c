@@ -49,115 +49,66 @@ static void put_common(json_object *options, const ImgOpen *how, int mode)
         json_object_object_add(options, "backing", NULL);
 }
 
-/* The options of a format's node, where file.filename= or filename= without a driver names a file.
- */
-
 typedef struct Opening {
     Img *img;
     const ImgOpen *how;
-    json_object *options;
+    json_object *common;                   /* what the format's node takes beside what was said */
     GError **error;
     BlockNode *node;
 } Opening;
 
-static json_object *co_fn protocol_of(json_object *file, GError **error)
+static void put_aio(json_object *options, const char *aio)
 {
-    json_object *name, *options;
+    json_object *protocol = block_options_protocol(options);
+    const char *driver = json_get_str(protocol, "driver");
 
-    if (!json_object_is_type(file, json_type_object))
-        return block_filename_options(json_object_get_string(file), NULL, error);
-    if (json_object_object_get_ex(file, "driver", NULL) ||
-        !json_object_object_get_ex(file, "filename", &name))
-        return json_object_get(file);
-    options = block_filename_options(json_object_get_string(name), NULL, error);
-    if (!options)
-        return NULL;
-    json_object_object_foreach(file, key, value)
-    {
-        if (strcmp(key, "filename"))
-            json_object_object_add(options, key, json_object_get(value));
-    }
-    return options;
+    if (aio && (!g_strcmp0(driver, "file") || !g_strcmp0(driver, "host_device")))
+        json_add_str(protocol, "aio", aio);
 }
 
-static void put_aio(json_object *protocol, const char *aio)
+/* --image-opts, or a name that begins with "json:". */
+static void co_fn open_whole(Opening *open, json_object *whole)
 {
-    json_object *driver;
-
-    if (aio && json_object_object_get_ex(protocol, "driver", &driver) &&
-        (!strcmp(json_object_get_string(driver), "file") ||
-         !strcmp(json_object_get_string(driver), "host_device")))
-        json_object_object_add(protocol, "aio", json_object_new_string(aio));
+    if (!block_options_complete(whole, open->error))
+        return;
+    put_aio(whole, open->how->aio);
+    open->node = block_image_open_as(open->img->graph, whole, open->how->format, open->common,
+                                     open->error);
 }
 
-/* A protocol's node alone, or a format whose children have other names. */
-static BlockNode *open_as_said(Opening *open, json_object *driver, json_object *name)
-{
-    if (name)
-        json_object_object_add(open->options, "filename", json_object_get(name));
-    json_object_object_add(open->options, "driver", json_object_get(driver));
-    json_object_object_del(open->options, "backing");
-    json_object_object_del(open->options, "x-check");
-    json_object_object_del(open->options, "x-header-only");
-    put_aio(open->options, open->how->aio);
-    return block_image_open_as(open->img->graph, open->options, open->error);
-}
-
-static void co_fn open_options(void *opaque)
+static void co_fn open_run(void *opaque)
 {
     Opening *open = opaque;
-    json_object *top = open->options;
-    g_autoptr(json_object) file = options_take(top, "file"), driver = options_take(top, "driver");
-    g_autoptr(json_object) name = file ? NULL : options_take(top, "filename"), protocol = NULL;
-    const char *format = driver ? json_object_get_string(driver) : NULL;
-    const BlockDriver *known = format ? block_driver_get(format, open->error) : NULL;
+    const ImgOpen *how = open->how;
+    g_autoptr(json_object) said = NULL;
 
-    if (format && !known)
-        return;
-    if (known && !file && (known->is_protocol || !name)) {
-        open->node = open_as_said(open, driver, name);
-        return;
-    }
-    if (!file && !name) {
-        fail(open->error, ERR_MISSING_PARAMETER, "--image-opts needs a driver or a file");
-        return;
-    }
-    protocol = protocol_of(file ? file : name, open->error);
-    if (!protocol)
-        return;
-    put_aio(protocol, open->how->aio);
-    open->node = block_image_open_on(open->img->graph, protocol, format, top, open->error);
-}
-
-static json_object *options_of(const ImgOpen *how, GError **error)
-{
-    json_object *options = NULL;
-
-    if (how->flags & IMG_IS_OPTIONS) {
-        if (!how->format)
-            return options_parse(how->name, NULL, error);
-        img_usage(error, "--image-opts and --format are mutually exclusive");
-        return NULL;
-    }
-    if (how->more)
-        json_object_deep_copy(how->more, &options, NULL);
+    if (how->flags & IMG_IS_OPTIONS)
+        said = options_parse(how->name, NULL, open->error);
     else
-        options = json_object_new_object();
-    if (how->format)
-        json_object_object_add(options, "driver", json_object_new_string(how->format));
-    json_object_object_add(options, "file", json_object_new_string(how->name));
-    return options;
+        said = block_filename_options(how->name, NULL, open->error);
+    if (!said)
+        return;
+    if (how->flags & IMG_IS_OPTIONS || g_str_has_prefix(how->name, "json:")) {
+        open_whole(open, said);
+        return;
+    }
+    put_aio(said, how->aio);
+    open->node = block_image_open_on(open->img->graph, said, how->format, open->common,
+                                     open->error);
 }
 
 static BlockNode *open_node(Img *img, const ImgOpen *how, int mode, GError **error)
 {
-    g_autoptr(json_object) options = options_of(how, error);
-    Opening open = { .img = img, .how = how, .options = options, .error = error };
+    g_autoptr(json_object) common = NULL;
+    Opening open = { .img = img, .how = how, .error = error };
 
-    if (!options)
-        return NULL;
-    put_common(options, how, mode);
-    co_run_sync(open_options, &open);
+    if (how->more)
+        json_object_deep_copy(how->more, &common, NULL);
+    else
+        common = json_object_new_object();
+    put_common(common, how, mode);
+    open.common = common;
+    co_run_sync(open_run, &open);
     return open.node;
 }
 
@@ -178,6 +129,10 @@ bool img_open(Img *img, const ImgOpen *how, ImgImage *image, GError **error)
     int mode;
 
     *image = (ImgImage){ 0 };
+    if (how->flags & IMG_IS_OPTIONS && how->format) {
+        img_usage(error, "--image-opts and --format are mutually exclusive");
+        return false;
+    }
     if (!parse_cache(how, &mode, error))
         return false;
     image->node = open_node(img, how, mode, error);
@@ -207,7 +162,7 @@ bool img_open_given(Img *img, const char *name, unsigned flags, ImgImage *image,
 
     if (img_has(img, IMG_IMAGE_OPTS))
         how.flags |= IMG_IS_OPTIONS;
-    if (img_has(img, 'U'))
+    if (img_has(img, 'U') && !(flags & IMG_WRITE))
         how.flags |= IMG_FORCE_SHARE;
     return img_open(img, &how, image, error);
 }
@@ -265,9 +220,22 @@ static void co_fn run_load(void *opaque)
     load->ret = block_co_snapshot_load(load->image->node, load->name, load->error);
 }
 
+/* The id of the one that has both, or that one which is given. */
+static const char *find_snapshot(GPtrArray *list, const char *id, const char *name)
+{
+    for (unsigned i = 0; i < list->len; i++) {
+        const BlockSnapshot *s = list->pdata[i];
+
+        if ((!id || !strcmp(s->id, id)) && (!name || !strcmp(s->name, name)))
+            return s->id;
+    }
+    return NULL;
+}
+
 bool img_load_snapshot(ImgImage *image, const char *param, GError **error)
 {
     SnapshotLoad load = { image, param, error, 0 };
+    g_autoptr(GPtrArray) list = block_snapshots(image->node);
     g_autoptr(json_object) options = NULL, inner = NULL;
     const char *id = NULL, *name = NULL;
 
@@ -277,10 +245,12 @@ bool img_load_snapshot(ImgImage *image, const char *param, GError **error)
         if (!inner || !options_get_str(inner, "id", &id, error) ||
             !options_get_str(inner, "name", &name, error))
             return error_prefix(error, "-l: ");
-        load.name = id ? id : name;
+        if (!id && !name)
+            return fail(error, ERR_MISSING_PARAMETER, "-l: a snapshot's id or name is needed");
+        load.name = find_snapshot(list, id, name);
+        if (!load.name)
+            return fail(error, ERR_NOT_FOUND, "Failed to load snapshot: Can't find snapshot");
     }
-    if (!load.name)
-        return fail(error, ERR_MISSING_PARAMETER, "-l: a snapshot's id or name is needed");
     co_run_sync(run_load, &load);
     return load.ret == 0 || error_prefix(error, "Failed to load snapshot: ");
 }

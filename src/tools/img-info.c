@@ -99,8 +99,6 @@ static json_object *info_of(Img *img, const ImgOpen *how, bool first, GError **e
     block_node_refresh(image.node);
     info = block_node_image_info(image.node, error);
     if (info) {
-        if (!(how->flags & IMG_IS_OPTIONS))
-            json_object_object_add(info, "filename", json_object_new_string(how->name));
         if (!img->json) {
             printf("%s", first ? "" : "\n");
             print_info(image.node, info);

@@ -1,5 +1,6 @@
 /* map and measure: what is where in an image, and how much space it takes. */
 #include <inttypes.h>
+#include "src/base/util.h"
 #include "src/tools/img.h"
 
 /* map */
@@ -226,13 +227,13 @@ static int run_measure(Img *img, GError **error)
         return img_usage(error, "Either --size N or one filename must be specified.");
     words = img_create_words(img, &help, error);
     if (help)
-        img_print_create_options("Supported options", img_value(img, 'O') ?: "raw", "", false);
+        img_print_create_options(img_value(img, 'O') ?: "raw", "");
     if (!words)
         return !help;
     if (img_has(img, IMG_SIZE)) {
         if (!img_size_value(img, IMG_SIZE, "Image size", &size, error))
             return 1;
-        json_object_object_add(words, "size", json_object_new_uint64(size));
+        json_object_object_add(words, "size", json_object_new_uint64(ALIGN_UP(size, 512)));
     }
     return !measure_it(img, words, error);
 }

@@ -131,33 +131,57 @@ static void add_options(GPtrArray *list, const BlockCreateOption *o, bool amend)
     }
 }
 
-static void add_options_of(GPtrArray *list, const BlockDriver *driver, bool amend)
-{
-    if (!driver || !driver->image)
-        return;
-    add_options(list, driver->image->create_options, amend);
-    if (amend)
-        add_options(list, driver->image->amend_options, true);
-}
-
-void img_print_create_options(const char *title, const char *format, const char *filename,
-                              bool amend)
+static void print_options(GPtrArray *list)
 {
     static const char *const kinds[] = { "<bool (on/off)>", "<size>", "<num>", "<str>" };
-    g_autoptr(GPtrArray) list = g_ptr_array_new();
 
-    add_options_of(list, block_driver_find(format), amend);
-    if (!amend)
-        add_options_of(list, block_driver_find("file"), false);
     if (list->len)
         qsort(list->pdata, list->len, sizeof(gpointer), by_name);
-    printf("%s:\n", title);
     for (unsigned i = 0; i < list->len; i++) {
         const BlockCreateOption *o = list->pdata[i];
         g_autofree char *name = g_strdup_printf("%s=%s", o->name, kinds[o->kind]);
 
         printf("  %-22s - %s\n", name, o->help);
     }
+}
+
+static const BlockImageVerbs *image_of(const char *format)
+{
+    const BlockDriver *driver = block_driver_find(format);
+
+    return driver ? driver->image : NULL;
+}
+
+void img_print_create_options(const char *format, const char *filename)
+{
+    g_autoptr(GPtrArray) list = g_ptr_array_new();
+    const BlockImageVerbs *image = image_of(format);
+
+    if (image)
+        add_options(list, image->create_options, false);
+    if (filename) {
+        add_options(list, image_of("file")->create_options, false);
+        printf("Supported options:\n");
+    } else {
+        printf("Supported %s options:\n", format);
+    }
+    print_options(list);
+    if (!filename)
+        printf("\nThe protocol level may support further options.\n"
+               "Specify the target filename to include those options.\n");
+}
+
+void img_print_amend_options(const char *format)
+{
+    g_autoptr(GPtrArray) list = g_ptr_array_new();
+    const BlockImageVerbs *image = image_of(format);
+
+    if (image) {
+        add_options(list, image->create_options, true);
+        add_options(list, image->amend_options, true);
+    }
+    printf("Amend options for '%s':\n", format);
+    print_options(list);
 }
 
 /* Progress: each percent, or when SIGUSR1 asks (vireo-img.c). */

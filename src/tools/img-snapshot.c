@@ -1,4 +1,5 @@
 /* snapshot: an image's internal snapshots. */
+#include <errno.h>
 #include <string.h>
 #include <sys/time.h>
 #include "src/tools/img.h"
@@ -10,6 +11,30 @@ typedef struct Snapshot {
     GError **error;
     int ret;
 } Snapshot;
+
+/* To be deleted it is told by its name alone: an id that is another one's name must not hit. */
+static const BlockSnapshot *find_by_name(GPtrArray *list, const char *name)
+{
+    for (unsigned i = 0; i < list->len; i++) {
+        const BlockSnapshot *s = list->pdata[i];
+
+        if (!strcmp(s->name, name))
+            return s;
+    }
+    return NULL;
+}
+
+static int co_fn delete(Snapshot *s)
+{
+    g_autoptr(GPtrArray) list = block_snapshots(s->image.node);
+    const BlockSnapshot *found = find_by_name(list, s->name);
+
+    if (found)
+        return block_co_snapshot_delete(s->image.node, found->id, s->error);
+    fail(s->error, ERR_NOT_FOUND, "snapshot not found");
+    error_hint(s->error, "-l lists their names (TAG)");
+    return -ENOENT;
+}
 
 static void co_fn snapshot_run(void *opaque)
 {
@@ -30,7 +55,7 @@ static void co_fn snapshot_run(void *opaque)
         s->ret = block_co_snapshot_goto(s->image.node, s->name, s->error);
         break;
     default:
-        s->ret = block_co_snapshot_delete(s->image.node, s->name, s->error);
+        s->ret = delete(s);
     }
 }
 

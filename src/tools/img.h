@@ -121,8 +121,9 @@ bool img_finish(ImgImage *image, GError **error);
 char *img_size_text(uint64_t bytes);       /* "1.5 MiB"; g_free */
 void img_print_json(json_object *value);
 void img_print_snapshots(GPtrArray *snapshots);
-void img_print_create_options(const char *title, const char *format, const char *filename,
-                              bool amend);
+/* -o help.  @filename: NULL: none was given, and what its protocol takes is left out. */
+void img_print_create_options(const char *format, const char *filename);
+void img_print_amend_options(const char *format);
 void img_progress_begin(Img *img, uint64_t total);
 void img_progress_add(Img *img, uint64_t n);
 void img_progress_end(Img *img);

@@ -39,25 +39,19 @@ static BlockNode *open_by_options(const NbdOptions *o, BlockGraph *graph, json_o
 
     if (!options)
         return NULL;
-    json_object_object_foreach(common, key, value) {
-        if (!json_object_object_get_ex(options, key, NULL))
-            json_object_object_add(options, key, json_object_get(value));
-    }
-    return block_image_open_as(graph, options, error);
+    return block_image_open_as(graph, options, NULL, common, error);
 }
 
 static BlockNode *co_fn open_by_name(const NbdOptions *o, BlockGraph *graph, json_object *common,
                                      GError **error)
 {
     g_autoptr(json_object) protocol = block_filename_options(o->file, NULL, error);
-    json_object *driver;
 
     if (!protocol)
         return NULL;
-    if (o->aio && json_object_object_get_ex(protocol, "driver", &driver) &&
-        !strcmp(json_object_get_string(driver), "nbd"))
+    if (o->aio && !g_strcmp0(json_get_str(block_options_protocol(protocol), "driver"), "nbd"))
         return fail(error, ERR_INVALID_PARAMETER, "--aio is for files"), NULL;
-    put_text(protocol, "aio", o->aio);
+    put_text(block_options_protocol(protocol), "aio", o->aio);
     return block_image_open_on(graph, protocol, o->format, common, error);
 }
 

@@ -160,6 +160,146 @@ class Outputs(Case):
         self.img("info", "--nonsense", "x", code=1)
 
 
+class Names(Case):
+    """How an image is named: json:, prefixes, options, and what a header says of its backing file."""
+
+    def setUp(self):
+        super().setUp()
+        self.image("a.qcow2", size=MiB)
+        self.qemu("create", "-q", "-f", "qcow2", "-b", "a.qcow2", "-F", "qcow2", "top.qcow2")
+
+    def overlay(self, name, backing, *words):
+        self.qemu("create", "-q", "-f", "qcow2", "-u", "-b", backing, *words, name, "1M")
+        return name
+
+    def test_json(self):
+        for text in ('{"driver":"qcow2","file":{"driver":"file","filename":"a.qcow2"}}',
+                     '{"driver":"qcow2","file.driver":"file","file.filename":"a.qcow2"}',
+                     '{"driver":"qcow2","file.filename":"a.qcow2"}', '{"file.filename":"a.qcow2"}',
+                     '{"file":{"filename":"a.qcow2"}}'):
+            with self.subTest(text=text):
+                self.both("info", "json:" + text)
+                self.both_json("map", "--output=json", "json:" + text)
+                self.both_json("info", "-U", "--backing-chain", "--output=json",
+                               self.overlay("t.qcow2", "json:" + text, "-F", "qcow2"))
+                self.both("map", "t.qcow2")
+        self.both("info", 'json:{"driver":"file","filename":"a.qcow2"}')
+        self.both("info", "-f", "raw", 'json:{"driver":"qcow2","file.filename":"a.qcow2"}')
+        for text in ("nonsense", "[]", "{}", '{"driver":"qcow2"}', '{"filename":"a.qcow2"}',
+                     '{"driver":"qcow2","foo":1,"file.filename":"a.qcow2"}', '{"file.x":1,"file":2}'):
+            self.img("info", "json:" + text, code=1)
+
+    def test_content_is_not_probed(self):
+        """What a guest has written into its disk says nothing of the disk's format."""
+        self.qemu("create", "-q", "-f", "qcow2", "inner.qcow2", "64k")
+        self.qemu("create", "-q", "-f", "qcow2", "outer.qcow2", "1M")
+        self.qemu("convert", "-n", "-f", "raw", "-O", "qcow2", "inner.qcow2", "outer.qcow2")
+        name = 'json:{"driver":"qcow2","file.filename":"outer.qcow2"}'
+        self.both("info", name)
+        self.img("convert", "-O", "raw", name, "b.raw")
+        self.same("outer.qcow2", "b.raw", "-f", "qcow2", "-F", "raw")
+        self.img("convert", "-n", "-f", "raw", "a.qcow2.raw", "outer.qcow2", code=1)   # -O raw: it is too small
+
+    def test_prefixes(self):
+        for name in ("file:a.qcow2", "null-co://", "host_device:/dev/null"):
+            self.both("info", name)
+        self.both("info", "--backing-chain", self.overlay("t.qcow2", "file:a.qcow2", "-F", "qcow2"))
+
+    def test_options_of_the_backing_file(self):
+        for words in ("backing.driver=raw,backing.file.filename=a.qcow2.raw", "backing.driver=qcow2",
+                      "backing.l2-cache-size=1M", "backing.file.filename=a.qcow2"):
+            self.both_json("map", "--output=json", "--image-opts", "driver=qcow2,file.filename=top.qcow2," + words)
+        self.both("commit", "--image-opts", "driver=qcow2,file.filename=top.qcow2")
+        self.img("commit", "-b", self.path("a.qcow2"), "top.qcow2")
+        self.both("rebase", "-b", 'json:{"driver":"raw","file.filename":"a.qcow2.raw"}', "-F", "raw", "top.qcow2")
+        self.sound("top.qcow2")
+
+    def test_loops(self):
+        self.overlay("one", "two", "-F", "qcow2")
+        self.overlay("two", "one", "-F", "qcow2")
+        for n, text in enumerate(('"driver":"qcow2","file.filename":"loop%d"', '"file.filename":"loop%d"',
+                                  '"driver":"raw","file":{"driver":"qcow2","file.filename":"loop%d"}')):
+            self.overlay("loop%d" % n, "json:{%s}" % text % n, "-F", "qcow2")
+        for name in ("one", "loop0", "loop1", "loop2"):
+            for words in (["map"], ["check"], ["convert", "-O", "raw"]):
+                done = self.img(*words, name, *(["out"] if len(words) > 1 else []), code=1)
+                self.assertIn("an image that backs itself", done.err)
+                self.assertLess(len(done.err), 300)
+
+
+class Words(Case):
+    def test_formatting(self):
+        self.both("create", "-f", "qcow2", "-o", "data_file=d", "x", "1M")
+        self.both("info", "x")
+        for options in ("", "lazy_refcounts", "cluster_size=4k,preallocation=metadata,compat=1.1", "compat=v2",
+                        "nocow=off,size=3k", "data_file=d,data_file_raw=on", "refcount_bits=8,extended_l2=on"):
+            self.both("create", "-f", "qcow2", *(["-o", options] if options else []), "x",
+                      *([] if "size=3k" in options else ["1M"]))
+        for options in ("size=1M", "", ",", "cluster_size=4k,", "cluster_size=x", "lazy_refcounts=7"):
+            self.both("create", "-q", "-f", "qcow2", "-o", options, "x", "2M")
+
+    def test_help_without_a_file(self):
+        for words in (["create", "-o", "help"], ["create", "-f", "raw", "-o", "size=1M,help"],
+                      ["convert", "-o", "help"], ["amend", "-f", "raw", "-o", "help"]):
+            self.both(*words)
+        for words in (["create", "-f", "qcow2", "-o", "help"], ["convert", "-O", "qcow2", "-o", "help", "a", "b"]):
+            ours, theirs = self.img(*words).out, self.qemu(*words).out
+            self.assertEqual(ours.splitlines()[:2] + ours.splitlines()[-3:],
+                             theirs.splitlines()[:2] + theirs.splitlines()[-3:])
+
+    def test_snapshots_are_deleted_by_name(self):
+        self.image("a.qcow2", size=MiB)
+        for name in ("one", "1"):
+            self.qemu("snapshot", "-c", name, "a.qcow2")
+        self.img("snapshot", "-d", "2", "a.qcow2", code=1)
+        self.img("snapshot", "-d", "1", "a.qcow2")
+        self.assertIn("one", self.both("snapshot", "-l", "a.qcow2").out)
+        self.img("convert", "-l", "snapshot.id=1,snapshot.name=1", "a.qcow2", "b.raw", code=1)
+        self.img("convert", "-l", "snapshot.id=1,snapshot.name=one", "a.qcow2", "b.raw")
+
+    def test_compare_sizes(self):
+        for name, size in (("a", MiB), ("b", 2 * MiB)):
+            self.raw(name, size, seed=size)
+        self.raw("c", MiB)
+        self.qemu("create", "-q", "-f", "raw", "d", "2M")
+        self.qemu("convert", "-n", "-f", "raw", "-O", "raw", "c", "d")
+        for words in (["a", "b"], ["c", "d"], ["d", "c"], ["-s", "c", "d"], ["b", "d"]):
+            self.both("compare", "-f", "raw", "-F", "raw", *words)
+
+    def test_refusals(self):
+        self.raw("a.raw", MiB)
+        self.qemu("create", "-q", "-f", "raw", "b.raw", "1M")
+        for words in (["-c", "-O", "qcow2", "-o", "preallocation=full"], ["-O", "qcow2", "--bitmaps"], ["-S", "1G"],
+                      ["-n", "-o", "size=1M", "-O", "raw"]):
+            self.both("convert", *words, "-f", "raw", "a.raw", "b.raw")
+        self.both("measure", "-O", "qcow2", "--size", "7")
+
+    def test_grow_with_preallocation(self):
+        """A backing file that ends before is not in the way."""
+        self.image("a.qcow2", size=MiB)
+        self.qemu("create", "-q", "-f", "qcow2", "-b", "a.qcow2", "-F", "qcow2", "top.qcow2")
+        self.img("resize", "--preallocation=full", "top.qcow2", "2M")
+        self.sound("top.qcow2")
+        self.same("a.qcow2", "top.qcow2")
+
+
+class Encrypted(Case):
+    SECRET = ["--object", "secret,id=s,data=abc"]
+
+    def test_zeroes_are_written(self):
+        """Where encrypted storage has its place already, not writing zeroes would show noise."""
+        self.raw("a.raw", MiB)
+        for prefix, driver in (("", "luks"), ("encrypt.", "qcow2")):
+            for more in ("", ",preallocation=full"):
+                with self.subTest(driver=driver, more=more):
+                    options = "%skey-secret=s,%siter-time=10" % (prefix, prefix)
+                    options += ",encrypt.format=luks" if prefix else ""
+                    self.img("convert", *self.SECRET, "-f", "raw", "-O", driver, "-o", options + more, "a.raw", "b")
+                    name = "driver=%s,%skey-secret=s,file.filename=b" % (driver, prefix)
+                    for tool in (self.img, self.qemu):
+                        tool("compare", *self.SECRET, "--image-opts", name, "driver=raw,file.filename=a.raw")
+
+
 class Converting(Case):
     OPTIONS = ["", "cluster_size=512", "cluster_size=2M", "extended_l2=on,cluster_size=64k", "compat=0.10",
                "refcount_bits=1", "compression_type=zstd", "lazy_refcounts=on"]
