@@ -4,6 +4,7 @@
  */
 #include <errno.h>
 #include <string.h>
+#include <sys/socket.h>
 #include "block/nbd/server-int.h"
 #include "src/base/trace.h"
 #include "src/base/util.h"
@@ -270,6 +271,17 @@ static void forget_contexts(NbdConn *conn)
     g_clear_pointer(&conn->context_export, block_export_unref);
 }
 
+/* Where a client is, for the log: an address, or a process of this host; g_free. */
+static char *whereabouts(int fd)
+{
+    struct ucred who;
+    socklen_t length = sizeof(who);
+
+    if (!char_addr_is_unix(fd) || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &length) < 0)
+        return char_addr_of_socket(fd, true);
+    return g_strdup_printf("process %d of user %u", (int)who.pid, who.uid);
+}
+
 /* Who has shown who it is may still not be one of those who may come in. */
 static bool co_fn authorize(NbdConn *conn)
 {
@@ -284,9 +296,9 @@ static bool co_fn authorize(NbdConn *conn)
         TRACE(nbd_authorized, "connection %p: '%s'", (void *)conn, who);
         return true;
     }
-    where = char_addr_of_socket(conn->socket.fd, true);
+    where = whereabouts(conn->socket.fd);
     TRACE(nbd_unauthorized, "connection %p: %s", (void *)conn, error->message);
-    warn_report("NBD: client at %s is turned away: %s", where, error->message);
+    warn_report("NBD: a client (%s) is turned away: %s", where, error->message);
     nbd_socket_refuse(&conn->socket);
     return false;
 }

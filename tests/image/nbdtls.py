@@ -181,8 +181,18 @@ class Authorization(TlsCase):
                 words = self.check_only_the_client(uri)
         self.assertIn("alert", words)                       # it is told, and not just cut off
         log = self.log()
+        self.assertEqual(log.count("NBD: a client (tcp:127.0.0.1:"), 2, log)
         self.assertEqual(log.count("turned away: 'who' refuses 'C=DE,O=Vireo\\, Ltd,CN=eve'"), 2, log)
         self.assertEqual(log.count("\n"), 2, log)
+
+    def test_a_process_of_this_host(self):
+        path = self.path("s")
+        self.server = self.daemon(VIREO_NBD, "-k", path, "-t", "-f", "raw", "--object", self.x509("server"), "--object",
+                                  "authz-list,id=who", "--tls-creds", "tls0", "--tls-authz", "who", self.image(),
+                                  ready=path)
+        self.assertNotEqual(run("nbdinfo", "nbds+unix:///?socket=%s&tls-certificates=%s" % (path, self.pki),
+                                check=False).returncode, 0)
+        self.assertRegex(self.log(), "a client \\(process [0-9]+ of user %d\\) is turned away" % os.getuid())
 
     def test_other_clients(self):
         _, uri = self.secure_for(VIREO_NBD, "authz-simple,id=who,identity=" + self.client_dn.replace(",", ",,"))
