@@ -123,6 +123,13 @@ static char **complete(const char *text, int start, int end)
     return rl_completion_matches(text, next_match);
 }
 
+/* While a command runs there is no line. */
+static void print_event(json_object *event, void *opaque)
+{
+    Ctl *ctl = opaque;
+    ctl_print_event(stdout, event, ctl->format);
+}
+
 static void on_line(char *line)
 {
     if (!line) {
@@ -133,7 +140,9 @@ static void on_line(char *line)
     if (*line)
         add_history(line);
     rl_callback_handler_remove(); /* the command has the terminal as it was */
+    qmp_on_event(prompt.ctl->qmp, print_event, prompt.ctl);
     prompt.status = run_line(prompt.ctl, line, &prompt.leave);
+    qmp_on_event(prompt.ctl->qmp, NULL, NULL);
     prompt.leave |= prompt.status == CTL_CONNECTION;
     free(line);
     if (!prompt.leave)

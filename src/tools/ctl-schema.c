@@ -87,40 +87,52 @@ static bool each_member(const CtlSchema *schema, json_object *type, bool of_vari
     return false;
 }
 
-typedef struct Search {
-    const char *name;
-    json_object *found;
-    const CtlSchema *schema;
-} Search;
-
-static bool match_member(json_object *member, bool of_variant, void *opaque)
+/* Whether @given, as far as it is known, excludes a variant of @type. */
+static bool is_other_variant(json_object *type, json_object *variant, json_object *given)
 {
-    Search *search = opaque;
-    if (g_strcmp0(json_get_str(member, "name"), search->name))
-        return false;
-    search->found = find(search->schema, json_get_str(member, "type"));
-    return true;
+    const char *tag = json_get_str(type, "tag");
+    const char *chosen = tag && given ? json_get_str(given, tag) : NULL;
+    return chosen && g_strcmp0(chosen, json_get_str(variant, "case"));
 }
 
-/* The type of one part of a dotted key inside @type; NULL: not known. */
-static json_object *step(const CtlSchema *schema, json_object *type, const char *part)
+static json_object *given_part(json_object *given, const char *part)
 {
+    json_object *inner = NULL;
+    if (json_object_is_type(given, json_type_object))
+        json_object_object_get_ex(given, part, &inner);
+    return inner;
+}
+
+/* The type at a dotted key inside @type; NULL: not known.  Variants may have members of one name and
+ * different types: of those that @given (what is there already, at this place) allows, the first that has
+ * all of the key. */
+static json_object *resolve(const CtlSchema *schema, json_object *type, json_object *given,
+                            char **parts)
+{
+    if (!*parts)
+        return type;
+    json_object *inner = given_part(given, *parts), *found = NULL;
     if (is_meta(type, "array"))
-        return find(schema, json_get_str(type, "element-type"));
-    if (!is_meta(type, "object"))
-        return NULL;
-    Search search = { part, NULL, schema };
-    each_member(schema, type, false, match_member, &search);
-    return search.found;
+        return resolve(schema, find(schema, json_get_str(type, "element-type")), inner, parts + 1);
+    json_object *members = array_member(type, "members"), *variants = array_member(type, "variants");
+    for (size_t i = 0; i < length_of(members) && !found; i++) {
+        json_object *member = json_object_array_get_idx(members, i);
+        if (!g_strcmp0(json_get_str(member, "name"), *parts))
+            found = resolve(schema, find(schema, json_get_str(member, "type")), inner, parts + 1);
+    }
+    for (size_t i = 0; i < length_of(variants) && !found; i++) {
+        json_object *variant = json_object_array_get_idx(variants, i);
+        if (!is_other_variant(type, variant, given))
+            found = resolve(schema, find(schema, json_get_str(variant, "type")), given, parts);
+    }
+    return found;
 }
 
-static json_object *type_of_key(const CtlSchema *schema, const char *command, const char *key)
+static json_object *type_of_key(const CtlSchema *schema, const char *command, json_object *given,
+                                const char *key)
 {
-    json_object *type = arguments_of(schema, command);
     g_auto(GStrv) parts = g_strsplit(key, ".", -1);
-    for (char **part = parts; type && *part; part++)
-        type = step(schema, type, *part);
-    return type;
+    return resolve(schema, arguments_of(schema, command), given, parts);
 }
 
 /* --- Values --- */
@@ -269,7 +281,7 @@ static bool add_word(const CtlSchema *schema, const char *command, json_object *
         return false;
     }
     g_autofree char *key = g_strndup(word, (gsize)(equals - word));
-    json_object *type = type_of_key(schema, command, key), *value = NULL;
+    json_object *type = type_of_key(schema, command, top, key), *value = NULL;
     bool dotted = strchr(key, '.') != NULL;
     if (!type && !dotted && arguments_of(schema, command))
         return unknown_argument(schema, command, key, error);
@@ -352,7 +364,7 @@ static char **enum_words(json_object *type)
 char **ctl_schema_argument_values(const CtlSchema *schema, const char *command, const char *key)
 {
     static const char *const switches[] = { "off", "on", NULL };
-    json_object *type = type_of_key(schema, command, key);
+    json_object *type = type_of_key(schema, command, NULL, key);
     if (is_meta(type, "enum"))
         return enum_words(type);
     return !g_strcmp0(json_get_str(type, "json-type"), "boolean") ? g_strdupv((char **)switches)

@@ -30,8 +30,13 @@ SCHEMA = [
         {"name": "free", "type": "any", "default": None}]},
     {"name": "2", "meta-type": "enum", "values": ["fast", "slow"]},
     {"name": "3", "meta-type": "object", "members": [{"name": "type", "type": "str"}],
-     "tag": "type", "variants": [{"case": "a", "type": "4"}]},
+     "tag": "type", "variants": [{"case": "a", "type": "4"}, {"case": "b", "type": "5"},
+                                 {"case": "c", "type": "6"}]},
     {"name": "4", "meta-type": "object", "members": [{"name": "size", "type": "int"}]},
+    {"name": "5", "meta-type": "object", "members": [{"name": "data", "type": "7"}]},
+    {"name": "6", "meta-type": "object", "members": [{"name": "data", "type": "4"}]},
+    {"name": "7", "meta-type": "object", "members": [{"name": "path", "type": "str"},
+                                                     {"name": "size", "type": "str", "default": None}]},
     {"name": "[str]", "meta-type": "array", "element-type": "str"},
     {"name": "str", "meta-type": "builtin", "json-type": "string"},
     {"name": "int", "meta-type": "builtin", "json-type": "int"},
@@ -234,6 +239,14 @@ class Test(unittest.TestCase):
         follow.wait()
         follow.stdout.close()
 
+    def test_types_of_members_that_several_variants_have(self):
+        self.assertEqual(self.echo("backend.type=c", "backend.data.size=1K")["backend"],
+                         {"type": "c", "data": {"size": 1024}})
+        self.assertEqual(self.echo("backend.type=b", "backend.data.size=1K")["backend"],
+                         {"type": "b", "data": {"size": "1K"}})
+        self.assertEqual(self.echo("backend.data.path=7", "backend.type=b")["backend"],
+                         {"data": {"path": "7"}, "type": "b"})
+
     def test_lines(self):
         status, out, err = self.ctl(input="# a comment\n\nquery-status\necho 'id=a b'\nfails\n")
         self.assertEqual(status, 1)
@@ -264,6 +277,8 @@ class Test(unittest.TestCase):
         expect(b"query-s")
         if b"readline" in subprocess.run(["ldd", PROGRAM], capture_output=True).stdout:
             expect(b"running")
+            os.write(fd, b"event\n")       # events that come before the command's reply
+            expect(b"RESET")
             os.write(fd, b"echo mo\ts\tid=x\n")
             expect(b"mode")
             expect(b"slow")
