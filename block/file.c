@@ -21,6 +21,19 @@ static const char *const file_options[] = { "filename", "aio", "aio-max-batch", 
                                             "drop-cache", NULL };
 static const char *const locking_words[] = { "auto", "on", "off", NULL };
 
+static bool no_filename(json_object *options, GError **error)
+{
+    static const char *const wanted[] = { "filename", NULL };
+
+    fail(error, ERR_MISSING_PARAMETER, "The 'file' block driver requires a file name");
+    json_object_object_foreach(options, key, value)
+    {
+        if (value && strcmp(key, "filename") && nearest_word(key, wanted))
+            return error_hint(error, "write 'filename' for '%s'", key);
+    }
+    return false;
+}
+
 bool file_options_parse(json_object *options, FileOptions *parsed, GError **error)
 {
     *parsed = (FileOptions){ .aio = -1, .drop_cache = true };
@@ -31,8 +44,7 @@ bool file_options_parse(json_object *options, FileOptions *parsed, GError **erro
         !options_get_bool(options, "drop-cache", &parsed->drop_cache, error))
         return false;
     if (!parsed->filename || !*parsed->filename)
-        return fail(error, ERR_MISSING_PARAMETER, "The '%s' block driver requires a file name",
-                    "file");
+        return no_filename(options, error);
     if (parsed->max_batch > UINT32_MAX)
         return fail(error, ERR_INVALID_PARAMETER, "aio-max-batch is too large");
     return true;

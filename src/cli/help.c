@@ -271,20 +271,88 @@ static void print_word(const Type *type, void *opaque)
         printf(" %s", type->name);
 }
 
+static void print_machine_words(void)
+{
+    printf(" q35");
+    type_foreach("machine", print_word, NULL);
+}
+
+static void print_device_words(void)
+{
+    type_foreach("device", print_word, NULL);
+}
+
+static void print_object_words(void)
+{
+    type_foreach("user-object", print_word, NULL);
+}
+
+static void print_chardev_word(const Type *type, void *opaque)
+{
+    if (!type->abstract && g_str_has_prefix(type->name, "chardev-"))
+        printf(" %s", type->name + strlen("chardev-"));
+}
+
+static void print_chardev_words(void)
+{
+    type_foreach("chardev", print_chardev_word, NULL);
+}
+
+static void print_driver_word(const BlockDriver *driver, void *opaque)
+{
+    printf(" %s", driver->name);
+}
+
+static void print_driver_words(void)
+{
+    block_driver_foreach(print_driver_word, NULL);
+}
+
+static void print_trace_word(const char *name, bool enabled, void *opaque)
+{
+    printf(" %s", name);
+}
+
+static void print_trace_words(void)
+{
+    trace_foreach("*", print_trace_word, NULL);
+}
+
+/* The models are the first words of the list's lines, up to an empty one. */
+static void print_cpu_words(void)
+{
+    g_autofree char *text = cpu_model_help();
+    g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
+
+    for (unsigned i = 1; lines[0] && lines[i] && *lines[i]; i++)
+        printf(" %.*s", (int)strcspn(lines[i] + 2, " "), lines[i] + 2);
+}
+
 void cli_print_completion(void)
 {
+    static const struct {
+        const char *options;
+        void (*print)(void);
+    } topics[] = {
+        { "-machine|-M", print_machine_words }, { "-device", print_device_words },
+        { "-object", print_object_words }, { "-chardev", print_chardev_words },
+        { "-blockdev", print_driver_words }, { "-cpu", print_cpu_words },
+        { "-trace", print_trace_words },
+    };
+
     printf("# bash completion for vireo: eval \"$(vireo -completion)\"\n"
            "_vireo() {\n    local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]}\n"
-           "    case $before in\n    -machine|-M) COMPREPLY=($(compgen -W \"q35 none");
-    type_foreach("machine", print_word, NULL);
-    printf("\" -- \"$word\")); return;;\n    -device) COMPREPLY=($(compgen -W \"");
-    type_foreach("device", print_word, NULL);
-    printf("\" -- \"$word\")); return;;\n    -object) COMPREPLY=($(compgen -W \"");
-    type_foreach("user-object", print_word, NULL);
-    printf("\" -- \"$word\")); return;;\n    -kernel|-initrd|-bios|-pidfile|-readconfig|-D) "
+           "    [[ $before == --* ]] && before=${before#-}\n    case $before in\n");
+    for (size_t i = 0; i < G_N_ELEMENTS(topics); i++) {
+        printf("    %s) COMPREPLY=($(compgen -W \"help", topics[i].options);
+        topics[i].print();
+        printf("\" -- \"$word\")); return;;\n");
+    }
+    printf("    -kernel|-initrd|-bios|-pidfile|-readconfig|-D|-mem-path) "
            "COMPREPLY=($(compgen -f -- \"$word\")); return;;\n    esac\n"
-           "    COMPREPLY=($(compgen -W \"");
+           "    local dash=-\n    [[ $word == --* ]] && dash=--\n"
+           "    COMPREPLY=($(compgen -P \"$dash\" -W \"");
     for (const CliOption *o = cli_options; o->name; o++)
-        printf("-%s ", o->name);
-    printf("\" -- \"$word\"))\n}\ncomplete -F _vireo vireo\n");
+        printf("%s ", o->name);
+    printf("\" -- \"${word#\"$dash\"}\"))\n}\ncomplete -F _vireo vireo\n");
 }

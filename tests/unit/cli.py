@@ -70,6 +70,8 @@ class Errors(unittest.TestCase):
         (["-blockdev", "driver=fiel,node-name=a,filename=/x"], "fiel", "file"),
         (["-blockdev", "driver=file,node-name=a,filename=/no/such"], "/no/such", ""),
         (["-blockdev", "driver=null-co,node-name=a,sizze=1"], "sizze", "size"),
+        (["-blockdev", "driver=raw,node-name=a,file.driver=file,file.filenam=/x"], "requires a file name",
+         "'filename' for 'filenam'"),
         (["-drive", "file=/no/such,format=raw"], "/no/such", ""),
         (["-drive", "file=/dev/null,fromat=raw"], "fromat", "format"),
         (["-drive", "/disk.img"], "needs file= or driver=", "file=PATH"),
@@ -174,9 +176,14 @@ class Help(unittest.TestCase):
     def test_man_page_and_completion(self):
         self.assertIn(".SH NAME", self.ok("-man-page"))
         script = self.ok("-completion")
-        got = subprocess.run(["bash", "-c", script + "\nCOMP_WORDS=(vireo -devi) COMP_CWORD=1\n_vireo\n"
-                              'echo "${COMPREPLY[@]}"'], capture_output=True, text=True)
-        self.assertEqual(got.stdout.split(), ["-device"])
+        for words, wanted in (("-devi", "-device"), ("--devi", "--device"), ("-device virtio-rng-pci-n",
+                              "virtio-rng-pci-non-transitional"), ("--cpu Skylake-Server-I", "Skylake-Server-IBRS"),
+                              ("-M pc-q", "pc-q35-1.0"), ("-chardev ringb", "ringbuf"),
+                              ("-blockdev qco", "qcow2"), ("-trace vm_st", "vm_state")):
+            got = subprocess.run(["bash", "-c", script + "\nCOMP_WORDS=(vireo %s) COMP_CWORD=%d\n_vireo\n"
+                                  'echo "${COMPREPLY[@]}"' % (words, len(words.split()))],
+                                 capture_output=True, text=True)
+            self.assertEqual(got.stdout.split(), [wanted], words)
 
 
 class Machine(unittest.TestCase):
