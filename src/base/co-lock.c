@@ -37,14 +37,14 @@ static void give_turn(GList *link)
 
 void co_mutex_init(CoMutex *mutex)
 {
-    *mutex = (CoMutex){ .waiters = G_QUEUE_INIT };
+    *mutex = (CoMutex){ .guard = PTHREAD_MUTEX_INITIALIZER, .waiters = G_QUEUE_INIT };
 }
 
 void co_fn co_mutex_lock(CoMutex *mutex)
 {
     Waiter waiter;
     waiter_init(&waiter);
-    g_mutex_lock(&mutex->guard);
+    pthread_mutex_lock(&mutex->guard);
     bool free = !mutex->locked;
     if (free) {
         mutex->locked = true;
@@ -52,7 +52,7 @@ void co_fn co_mutex_lock(CoMutex *mutex)
     } else {
         g_queue_push_tail_link(&mutex->waiters, &waiter.link);
     }
-    g_mutex_unlock(&mutex->guard);
+    pthread_mutex_unlock(&mutex->guard);
     if (!free)
         wait_for_turn(&waiter);
 }
@@ -60,27 +60,27 @@ void co_fn co_mutex_lock(CoMutex *mutex)
 /* Hands it to who has waited longest, so that no newcomer overtakes. */
 void co_mutex_unlock(CoMutex *mutex)
 {
-    g_mutex_lock(&mutex->guard);
+    pthread_mutex_lock(&mutex->guard);
     GList *next = g_queue_pop_head_link(&mutex->waiters);
     mutex->locked = next != NULL;
     mutex->holder = next ? ((Waiter *)next->data)->co : NULL;
-    g_mutex_unlock(&mutex->guard);
+    pthread_mutex_unlock(&mutex->guard);
     if (next)
         give_turn(next);
 }
 
 void co_queue_init(CoQueue *queue)
 {
-    *queue = (CoQueue){ .waiters = G_QUEUE_INIT };
+    *queue = (CoQueue){ .guard = PTHREAD_MUTEX_INITIALIZER, .waiters = G_QUEUE_INIT };
 }
 
 void co_fn co_queue_wait(CoQueue *queue, CoMutex *mutex)
 {
     Waiter waiter;
     waiter_init(&waiter);
-    g_mutex_lock(&queue->guard);
+    pthread_mutex_lock(&queue->guard);
     g_queue_push_tail_link(&queue->waiters, &waiter.link);
-    g_mutex_unlock(&queue->guard);
+    pthread_mutex_unlock(&queue->guard);
     if (mutex)
         co_mutex_unlock(mutex);
     wait_for_turn(&waiter);
@@ -90,9 +90,9 @@ void co_fn co_queue_wait(CoQueue *queue, CoMutex *mutex)
 
 bool co_queue_wake_one(CoQueue *queue)
 {
-    g_mutex_lock(&queue->guard);
+    pthread_mutex_lock(&queue->guard);
     GList *next = g_queue_pop_head_link(&queue->waiters);
-    g_mutex_unlock(&queue->guard);
+    pthread_mutex_unlock(&queue->guard);
     if (next)
         give_turn(next);
     return next != NULL;
@@ -101,9 +101,9 @@ bool co_queue_wake_one(CoQueue *queue)
 /* Who waits now, not who comes back to wait meanwhile. */
 void co_queue_wake_all(CoQueue *queue)
 {
-    g_mutex_lock(&queue->guard);
+    pthread_mutex_lock(&queue->guard);
     unsigned count = queue->waiters.length;
-    g_mutex_unlock(&queue->guard);
+    pthread_mutex_unlock(&queue->guard);
     while (count-- && co_queue_wake_one(queue))
         continue;
 }

@@ -4,6 +4,7 @@
  * pooled per thread; the switch is assembler, with annotations for ASan and TSan.
  */
 #pragma once
+#include <pthread.h>
 #include "src/base/loop.h"
 
 #define co_fn  /* may yield: call it from a coroutine only */
@@ -34,7 +35,8 @@ void co_fn co_pause(void);             /* until the loop's next turn: others run
 
 /* A mutex between coroutines of any loops.  Fair.  Zero-initialised is unlocked. */
 typedef struct CoMutex {
-    GMutex guard;                      /* held for a few instructions only */
+    pthread_mutex_t guard;             /* held for a few instructions only; not GLib's, for
+                                          ThreadSanitizer */
     bool locked;
     GQueue waiters;                    /* in order of arrival */
     Coroutine *holder;
@@ -45,7 +47,7 @@ void co_mutex_unlock(CoMutex *mutex);
 
 /* A queue of coroutines waiting for a condition that @mutex guards (NULL: one loop only). */
 typedef struct CoQueue {
-    GMutex guard;
+    pthread_mutex_t guard;
     GQueue waiters;
 } CoQueue;
 void co_queue_init(CoQueue *queue);

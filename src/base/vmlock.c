@@ -3,25 +3,25 @@
 
 void vm_lock_init(VmLock *lock)
 {
-    g_mutex_init(&lock->mutex);
+    pthread_mutex_init(&lock->mutex, NULL);
     lock->owner = NULL;
 }
 
 void vm_lock_clear(VmLock *lock)
 {
-    g_mutex_clear(&lock->mutex);
+    pthread_mutex_destroy(&lock->mutex);
 }
 
 void vm_lock(VmLock *lock)
 {
-    g_mutex_lock(&lock->mutex);
+    pthread_mutex_lock(&lock->mutex);
     __atomic_store_n(&lock->owner, g_thread_self(), __ATOMIC_RELAXED);
 }
 
 void vm_unlock(VmLock *lock)
 {
     __atomic_store_n(&lock->owner, NULL, __ATOMIC_RELAXED);
-    g_mutex_unlock(&lock->mutex);
+    pthread_mutex_unlock(&lock->mutex);
 }
 
 bool vm_locked(const VmLock *lock)

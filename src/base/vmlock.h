@@ -5,10 +5,11 @@
  */
 #pragma once
 #include <glib.h>
+#include <pthread.h>
 #include <stdbool.h>
 
 typedef struct VmLock {
-    GMutex mutex;
+    pthread_mutex_t mutex;
     GThread *owner;      /* atomic; for vm_locked only */
 } VmLock;
 
