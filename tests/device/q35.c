@@ -470,7 +470,7 @@ END_TEST
 START_TEST(options_that_cannot_be)
 {
     static const struct { const char *args, *why; } cases[] = {
-        { "-machine q35,kernel=/no/such/file", "cannot read the kernel" },
+        { "-machine q35,kernel=/no/such/file", "-kernel /no/such/file: No such file" },
         { "-machine q35,kernel=/etc/passwd", "neither a bzImage nor" },
         { "-machine q35,firmware=/no/such/file", "cannot read the firmware" },
         { "-machine q35,initrd=/etc/passwd", "need -kernel" },
