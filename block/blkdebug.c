@@ -36,6 +36,7 @@ typedef struct Rule {
     uint64_t state, new_state;             /* state 0: any */
     bool is_inject, once, immediately;
     bool active;                           /* inject: its event has come */
+    bool spent;                            /* once: it was in force, whatever comes */
     unsigned iotypes;                      /* a bit each */
     int error;
     uint64_t sector;                       /* UINT64_MAX: any */
@@ -321,7 +322,7 @@ static void apply(Blkdebug *b, const char *event)
         if (strcmp(rule->event, event) || (rule->state && rule->state != b->state))
             continue;
         if (rule->is_inject)
-            rule->active = true;
+            rule->active = !rule->spent;
         else
             next = rule->new_state;
     }
@@ -362,8 +363,10 @@ static int co_fn check(BlockNode *node, IoType type, uint64_t offset, uint64_t b
             continue;
         error = rule->error;
         immediately = rule->immediately;
-        if (rule->once)
+        if (rule->once) {
             rule->active = false;
+            rule->spent = true;
+        }
     }
     pthread_mutex_unlock(&b->lock);
     if (error && !immediately)
