@@ -620,7 +620,7 @@ bool block_job_cancel(BlockJob *job, bool force, GError **error)
 
 bool block_job_complete(BlockJob *job, GError **error)
 {
-    if (!check_verb(job, IN(READY), "complete", error))
+    if (!check_verb(job, IN(READY) | IN(STANDBY), "complete", error))
         return false;
     if (job->cancelled || !job->type->complete)
         return fail(error, ERR_BAD_STATE, "The active block job '%s' cannot be completed", job->id);

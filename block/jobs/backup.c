@@ -32,6 +32,7 @@ typedef struct Backup {
     uint64_t chunk;                        /* bytes of a piece */
     BlockJobTasks tasks;
     GError *error;                         /* the first that a chunk met */
+    bool failing;                          /* so that chunks are to be tried again */
 } Backup;
 
 /* The work. */
@@ -50,7 +51,7 @@ static void co_fn copy_chunk(void *opaque)
 {
     g_autofree Chunk *chunk = opaque;
     Backup *b = chunk->b;
-    bool is_read = true, skip;
+    bool is_read = true, ignored;
     int ret;
 
     block_user_begin(b->user);
@@ -58,8 +59,8 @@ static void co_fn copy_chunk(void *opaque)
     block_user_end(b->user);
     if (ret < 0 && !b->error &&
         block_job_chunk_failed(&b->job, is_read ? b->on_source_error : b->on_target_error, is_read,
-                               ret, &skip, &b->error) && skip)
-        block_bitmap_clear(block_cbw_todo(b->filter), chunk->offset, chunk->bytes);
+                               ret, &ignored, &b->error))
+        b->failing = true;
     update_progress(b);
 }
 
@@ -77,6 +78,9 @@ static bool co_fn copy_all(Backup *b)
             block_job_tasks_wait(&b->tasks);
             if (!block_bitmap_count(todo))
                 return !b->error;
+            if (b->failing)
+                block_job_sleep(&b->job, BLOCK_JOB_RETRY_NS);
+            b->failing = false;
             at = 0;
             continue;
         }

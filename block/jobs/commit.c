@@ -24,6 +24,7 @@ typedef struct Commit {
     BlockOnError on_error;
     BlockJobTasks tasks;
     BlockBitmap *todo;                     /* of the top node, for the job alone */
+    bool failing;                          /* so that chunks are to be tried again */
     GError *error;
 } Commit;
 
@@ -36,15 +37,16 @@ static void co_fn copy_chunk(void *opaque)
 {
     g_autofree Chunk *chunk = opaque;
     Commit *c = chunk->c;
-    bool is_read = true, skip = false;
+    bool is_read = true, ignored;
     int ret;
 
     block_user_begin(c->user);
     ret = block_copy(c->top, c->base, chunk->offset, chunk->bytes, BLOCK_MAY_UNMAP, &is_read);
     block_user_end(c->user);
-    if (ret < 0 && !c->error)
-        block_job_chunk_failed(&c->job, c->on_error, is_read, ret, &skip, &c->error);
-    if (ret == 0 || skip) {
+    if (ret < 0 && !c->error &&
+        block_job_chunk_failed(&c->job, c->on_error, is_read, ret, &ignored, &c->error))
+        c->failing = true;                 /* what it lacks must not be dropped: it stays marked */
+    if (ret == 0) {
         block_bitmap_clear(c->todo, chunk->offset, chunk->bytes);
         c->job.done += chunk->bytes;
     }
@@ -94,8 +96,12 @@ static bool co_fn commit_run(BlockJob *job, GError **error)
     bool ok = grow_base(c) && find_allocated(c);
     int ret = 0;
 
-    while (ok && !c->error && block_job_pause_point(job) && block_bitmap_count(c->todo))
+    while (ok && !c->error && block_job_pause_point(job) && block_bitmap_count(c->todo)) {
+        if (c->failing)
+            block_job_sleep(job, BLOCK_JOB_RETRY_NS);
+        c->failing = false;
         copy_pass(c);
+    }
     ok = ok && !c->error && !job->cancelled;
     if (ok) {
         block_user_begin(c->user);

@@ -137,11 +137,11 @@ bool block_job_get_on_error(json_object *options, const char *key, BlockOnError 
 }
 
 bool co_fn block_job_chunk_failed(BlockJob *job, BlockOnError policy, bool is_read, int ret,
-                                  bool *ret_skip, GError **error)
+                                  bool *ret_ignored, GError **error)
 {
     BlockErrorAction action = block_job_error_action(job, policy, is_read, -ret);
 
-    *ret_skip = action == BLOCK_ERROR_IGNORE;
+    *ret_ignored = action == BLOCK_ERROR_IGNORE;
     if (action == BLOCK_ERROR_REPORT)
         return fail_errno(error, -ret, "%s job '%s': %s failed", job->type->name, job->id,
                           is_read ? "reading the source" : "writing the target");

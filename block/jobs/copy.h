@@ -41,7 +41,9 @@ bool co_fn block_job_find_allocated(BlockJob *job, BlockUser *user, BlockNode *t
  * is report. */
 bool block_job_get_on_error(json_object *options, const char *key, BlockOnError *policy,
                             GError **error);
-/* What becomes of a failed chunk: true: try again (after a pause) or leave it out (*ret_skip);
- * false: the job fails with *error. */
+/* What becomes of a failed chunk: true: it is to be tried again, after the job's next pause point
+ * or, where the error is ignored (*ret_ignored), after BLOCK_JOB_RETRY_NS; false: the job fails with
+ * *error. */
+#define BLOCK_JOB_RETRY_NS 100000000
 bool co_fn block_job_chunk_failed(BlockJob *job, BlockOnError policy, bool is_read, int ret,
-                                  bool *ret_skip, GError **error);
+                                  bool *ret_ignored, GError **error);

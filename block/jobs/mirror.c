@@ -31,6 +31,7 @@ typedef struct Mirror {
     BlockMirrorSync sync;
     BlockBitmap *dirty;
     bool blocking, unmap, should_complete, pivot, pivoted;
+    bool failing;                          /* so that chunks are to be tried again */
     bool claimed, target_was_read_only;    /* of a commit */
     BlockOnError on_source_error, on_target_error;
     uint64_t chunk, under_way;             /* bytes */
@@ -62,15 +63,16 @@ static int co_fn copy_range(Mirror *m, uint64_t offset, uint64_t bytes, bool *re
     return ret;
 }
 
-static void chunk_failed(Mirror *m, const Chunk *chunk, bool is_read, int ret)
+/* It is marked again.  A copy that lacks something never takes the source's place. */
+static void co_fn chunk_failed(Mirror *m, bool is_read, int ret)
 {
     BlockOnError policy = is_read ? m->on_source_error : m->on_target_error;
-    bool skip;
+    bool ignored;
 
     if (m->error)
         return;
-    if (block_job_chunk_failed(&m->job, policy, is_read, ret, &skip, &m->error) && skip)
-        block_bitmap_clear(m->dirty, chunk->offset, chunk->bytes);
+    m->failing = true;
+    block_job_chunk_failed(&m->job, policy, is_read, ret, &ignored, &m->error);
     block_job_kick(&m->job);
 }
 
@@ -85,7 +87,7 @@ static void co_fn copy_chunk(void *opaque)
     ret = copy_range(m, chunk->offset, chunk->bytes, &is_read);
     block_user_end(m->user);
     if (ret < 0)
-        chunk_failed(m, chunk, is_read, ret);
+        chunk_failed(m, is_read, ret);
     else
         m->job.done += chunk->bytes;
     m->under_way -= chunk->bytes;
@@ -110,6 +112,7 @@ static void co_fn copy_pass(Mirror *m)
 {
     uint64_t at = 0, bytes;
 
+    m->failing = false;
     while (!m->error &&
            block_bitmap_next_area(m->dirty, at, UINT64_MAX, m->chunk, &at, &bytes) &&
            block_job_limit(&m->job, bytes)) {
@@ -135,10 +138,10 @@ static bool co_fn mark_first(Mirror *m, GError **error)
 static void check_filter(Mirror *m)
 {
     int ret = block_mirror_filter_failure(m->filter);
-    bool skip;
+    bool ignored;
 
     if (ret < 0 && !m->error)
-        block_job_chunk_failed(&m->job, m->on_target_error, false, ret, &skip, &m->error);
+        block_job_chunk_failed(&m->job, m->on_target_error, false, ret, &ignored, &m->error);
 }
 
 /* Until it is told to complete, and little is left.  A guest that writes all the time would never
@@ -150,10 +153,12 @@ static void co_fn follow(Mirror *m)
         uint64_t left = block_bitmap_count(m->dirty);
 
         check_filter(m);
-        if (left <= LITTLE && m->job.status == BLOCK_JOB_RUNNING)
+        if (left <= LITTLE && !m->failing && m->job.status == BLOCK_JOB_RUNNING)
             block_job_ready(&m->job);
-        if (m->should_complete && left <= LITTLE)
+        if (m->should_complete && left <= LITTLE && !m->failing)
             return;
+        if (m->failing)
+            block_job_sleep(&m->job, BLOCK_JOB_RETRY_NS);
         if (left)
             copy_pass(m);
         else

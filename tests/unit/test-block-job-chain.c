@@ -118,6 +118,37 @@ START_TEST(commits_the_middle)
 }
 END_TEST
 
+/* Ignoring an error must not lose what the dropped images had. */
+START_TEST(commits_all_of_it)
+{
+    GError *error = NULL;
+    TestRoot t = test_root();
+    g_autofree char *path = path_of("a");
+    BlockNode *a;
+    Guest *g;
+    Events e;
+
+    block_node_put(new_image(&t, "a"));
+    a = test_open(t.graph, &error, "{\"driver\": \"qcow2\", \"node-name\": \"bad\", \"file\": {\"driver\": "
+                  "\"blkdebug\", \"inject-error\": [{\"event\": \"write_aio\", \"errno\": 28, \"once\": true}],"
+                  "\"image\": {\"driver\": \"file\", \"filename\": \"%s\"}}}", path);
+    assert_no_error(error);
+    g = guest_new(a, 1);
+    snapshot(&t, "bad", "b");
+    guest_fill(g, 0, SIZE, 22);
+    snapshot(&t, "b", "c");
+    events_on(&e, &t);
+    ck_assert(start(&t, block_commit, &error, "device=c,top-node=b,base-node=bad,job-id=j,on-error=ignore"));
+    assert_no_error(error);
+    wait_event(&e, "JOB_STATUS_CHANGE j null");
+    ck_assert(seen(&e, "BLOCK_JOB_ERROR j "));
+    ck_assert(seen(&e, "BLOCK_JOB_COMPLETED j "));
+    check_chain(&t, "c", "bad");
+    check_disk(block_user_node(g->user), g->disk, "the disk");
+    job_test_end(&t, &e, g);
+}
+END_TEST
+
 START_TEST(commits_the_active)
 {
     bool pivot = _i % 2;
@@ -360,6 +391,7 @@ static void add_tests(TCase *tc)
     tcase_add_test(tc, changes_the_name_of_a_backing_file);
     tcase_add_loop_test(tc, pivots_to_a_shallow_copy, 0, seeds());
     tcase_add_loop_test(tc, commits_the_middle, 0, seeds());
+    tcase_add_test(tc, commits_all_of_it);
     tcase_add_loop_test(tc, commits_the_active, 0, seeds());
     tcase_add_loop_test(tc, streams, 0, seeds());
 }

@@ -277,6 +277,48 @@ START_TEST(mirror)
 }
 END_TEST
 
+/* What is ignored is tried again: a copy that lacks something is never told to be one. */
+START_TEST(ignored_errors_are_made_good)
+{
+    bool mirrored = _i & 1, reading = _i & 2;
+    TestRoot t = test_root();
+    g_autofree char *one = test_file("s.img", SIZE), *other = test_file("t.img", SIZE);
+    const char *rule = "inject-error.0.event=none,inject-error.0.errno=28,inject-error.0.once=on,"
+                       "inject-error.0.iotype=";
+    GError *error = NULL;
+    BlockNode *source, *target;
+    Guest *g;
+    Events e;
+
+    source = test_open(t.graph, &error, "blkdebug,node-name=s,image.driver=file,image.filename=%s,%s%s", one,
+                       rule, reading ? "read" : "block-status");
+    assert_no_error(error);
+    target = test_open(t.graph, &error, "blkdebug,node-name=t,image.driver=file,image.filename=%s,%s%s",
+                       other, rule, reading ? "block-status" : "write");
+    assert_no_error(error);
+    g = guest_new(source, 1);
+    events_on(&e, &t);
+    guest_fill(g, 0, SIZE, 7);
+    if (mirrored)
+        ck_assert(start_mirror(&t, &error, "device=s,target=t,sync=full,job-id=j,on-source-error=ignore,"
+                               "on-target-error=ignore"));
+    else
+        g_free(act(&t, g, "blockdev-backup", "device=s,target=t,sync=full,job-id=j,on-source-error=ignore,"
+                   "on-target-error=ignore"));
+    assert_no_error(error);
+    if (mirrored) {
+        wait_event(&e, "JOB_STATUS_CHANGE j ready");
+        check_disk(target, g->disk, "the copy that is ready");
+        ck_assert(block_job_cancel(block_job_find(t.graph, "j"), false, &error));
+    }
+    wait_event(&e, "JOB_STATUS_CHANGE j null");
+    ck_assert(seen(&e, "BLOCK_JOB_ERROR j "));
+    ck_assert(seen(&e, "BLOCK_JOB_COMPLETED j "));
+    check_disk(target, g->disk, "the copy");
+    job_test_end(&t, &e, g);
+}
+END_TEST
+
 static void add_tests(TCase *tc)
 {
     tcase_set_timeout(tc, 120);
@@ -286,6 +328,7 @@ static void add_tests(TCase *tc)
     tcase_add_loop_test(tc, fleecing, 0, seeds());
     tcase_add_loop_test(tc, copy_before_write_fails, 0, 2);
     tcase_add_loop_test(tc, mirror, 0, 2 * seeds());
+    tcase_add_loop_test(tc, ignored_errors_are_made_good, 0, 4);
 }
 
 int main(void)
