@@ -139,8 +139,9 @@ static void co_fn op_snapshot_create(World *w, Input *in)
     BlockSnapshot snapshot = { .name = name, .icount = UINT64_MAX, .date_sec = i };
     bool may_fail = w->kind && (w->kind->narrow || w->kind->data_file);
 
-    if (w->sound && w->models.snapshots[i])
+    if ((w->sound && w->models.snapshots[i]) || w->taken == TAKEN_MAX)
         return;
+    w->taken++;
     if (succeeded(w, block_co_snapshot_create(block_user_node(w->user), &snapshot, NULL), may_fail,
                   "taking a snapshot") && w->sound && !w->failed)   /* else there may be two of a name */
         w->models.snapshots[i] = g_memdup2(&w->models.now, sizeof(Disk));

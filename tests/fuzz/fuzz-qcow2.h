@@ -6,7 +6,8 @@
 #include "tests/fuzz/fuzz.h"
 #include "tests/unit/ram-disk.h"
 
-enum { MODEL_BYTES = 256 << 10, LONGEST = 128 << 10, OPERATIONS_MAX = 48, SNAPSHOTS = 4, BITMAPS = 2 };
+enum { MODEL_BYTES = 256 << 10, LONGEST = 128 << 10, OPERATIONS_MAX = 48, SNAPSHOTS = 4, BITMAPS = 2,
+       TAKEN_MAX = 16 };
 enum { DISK_IMAGE, DISK_DATA, DISK_BACKING };
 enum { WITH_BACKING = 1, WITH_CONTENT = 2, WITH_SNAPSHOTS = 4, WITH_BITMAPS = 8, WITH_ALL = 15 };
 
@@ -36,6 +37,7 @@ typedef struct World {
     Models models;
     bool sound;                            /* nobody damaged it */
     bool failed;                           /* a request failed on purpose: there may be leaks */
+    unsigned taken;                        /* snapshots, whatever became of them: the disk has an end */
     bool verbose;                          /* FUZZ_VERBOSE: name operations, compare after each */
 } World;
 
