@@ -24,6 +24,7 @@ typedef struct Compare {
 
     CoMutex plan;                          /* for what follows */
     uint64_t next;
+    BlockMap known[2];                     /* bytes: what is left of it from next on; 0: nothing */
 
     uint64_t different_at;                 /* the lowest found; UINT64_MAX: none */
     bool status_differs;                   /* there it is how, not what */
@@ -58,10 +59,14 @@ static void compare_failed(Compare *c, int status, int ret, const char *what, un
 
 /* ---- the plan ---- */
 
-static int co_fn map_one(Compare *c, unsigned which, uint64_t bytes, BlockMap *map)
+/* An extent of one image may be as long as many of the other's: it is asked for once. */
+static int co_fn map_one(Compare *c, unsigned which, uint64_t bytes)
 {
+    BlockMap *map = &c->known[which];
     int ret;
 
+    if (map->bytes)
+        return 0;
     if (c->next >= c->size[which]) {
         *map = (BlockMap){ .bytes = bytes, .flags = BLOCK_MAP_ZERO };
         return 0;
@@ -75,14 +80,14 @@ static int co_fn map_one(Compare *c, unsigned which, uint64_t bytes, BlockMap *m
 
 static bool co_fn take_chunk(Compare *c, Chunk *chunk)
 {
-    BlockMap map[2];
+    BlockMap *map = c->known;
     uint64_t left;
     bool ok;
 
     co_mutex_lock(&c->plan);
     left = c->total - c->next;
     ok = c->status <= DIFFERENT && c->next < c->total && c->next < c->different_at &&
-         map_one(c, 0, left, &map[0]) == 0 && map_one(c, 1, left, &map[1]) == 0;
+         map_one(c, 0, left) == 0 && map_one(c, 1, left) == 0;
     if (ok) {
         *chunk = (Chunk){ .at = c->next, .bytes = MIN(map[0].bytes, map[1].bytes) };
         for (unsigned i = 0; i < 2; i++)
@@ -91,6 +96,8 @@ static bool co_fn take_chunk(Compare *c, Chunk *chunk)
             found(c, c->next, true);
         chunk->bytes = MIN(chunk->bytes, chunk->reads[0] || chunk->reads[1] ? CHUNK : ZEROES_MAX);
         c->next += chunk->bytes;
+        map[0].bytes -= chunk->bytes;
+        map[1].bytes -= chunk->bytes;
     }
     co_mutex_unlock(&c->plan);
     return ok;

@@ -266,6 +266,17 @@ class Words(Case):
         for words in (["a", "b"], ["c", "d"], ["d", "c"], ["-s", "c", "d"], ["b", "d"]):
             self.both("compare", "-f", "raw", "-F", "raw", *words)
 
+    def test_compare_long_extents(self):
+        """Ten terabytes without data in extents of two lengths: no cluster is looked at for each of the other's."""
+        self.qemu("create", "-q", "-f", "qcow2", "-o", "cluster_size=2M,extended_l2=on", "a", "10T")
+        self.qemu("create", "-q", "-f", "qcow2", "b", "10T")
+        for name in ("a", "b"):
+            run("qemu-io", "-c", "write -P 1 1T 1M", "-c", "write -P 1 9T 64k", name, cwd=self.dir)
+        self.both("compare", "a", "b")
+        run("qemu-io", "-c", "write -P 2 9T 512", "b", cwd=self.dir)
+        for words in (["a", "b"], ["b", "a"]):
+            self.both("compare", *words)
+
     def test_refusals(self):
         self.raw("a.raw", MiB)
         self.qemu("create", "-q", "-f", "raw", "b.raw", "1M")
