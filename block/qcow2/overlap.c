@@ -15,7 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LEAF_BITS = 15, LEAF_WORDS = (1 << LEAF_BITS) / 64, LEAVES_MAX = 1 << 20 };
+enum { LEAF_BITS = 15, LEAF_WORDS = (1 << LEAF_BITS) / 64 };
+#define CLUSTERS_MAX (1ull << (LEAF_BITS + 20))
 
 typedef struct Leaves {
     unsigned n;
@@ -29,6 +30,7 @@ typedef struct Map {
 
 struct Qcow2Overlap {
     pthread_mutex_t mutex;                 /* for changes */
+    uint64_t end;                          /* clusters from there on are left out */
     Map map;
     Map inactive_l2;                       /* changes as a whole under the exclusive gate */
 };
@@ -62,14 +64,27 @@ static uint64_t *word_of(const Map *map, uint64_t cluster)
     return leaf ? leaf + (cluster & ((1 << LEAF_BITS) - 1)) / 64 : NULL;
 }
 
+/* Of the word of @cluster: it, and those after it that come before @end. */
+static uint64_t bits_of(uint64_t cluster, uint64_t end)
+{
+    uint64_t n = MIN(end - cluster, 64 - cluster % 64);
+
+    return ~0ull >> (64 - n) << cluster % 64;
+}
+
+static uint64_t next_word(uint64_t cluster)
+{
+    return (cluster | 63) + 1;
+}
+
 static bool map_hit(const Qcow2 *s, const Map *map, uint64_t offset, uint64_t bytes)
 {
     uint64_t end = qcow2_clusters(s, offset + bytes);
 
-    for (uint64_t cluster = offset >> s->cluster_bits; cluster < end; cluster++) {
-        uint64_t *word = word_of(map, cluster);
+    for (uint64_t at = offset >> s->cluster_bits; at < end; at = next_word(at)) {
+        uint64_t *word = word_of(map, at);
 
-        if (G_UNLIKELY(word && __atomic_load_n(word, __ATOMIC_RELAXED) >> cluster % 64 & 1))
+        if (G_UNLIKELY(word && __atomic_load_n(word, __ATOMIC_RELAXED) & bits_of(at, end)))
             return true;
     }
     return false;
@@ -110,21 +125,22 @@ static uint64_t *make_word(Map *map, uint64_t cluster)
     return word_of(map, cluster);
 }
 
+/* A corrupt image may name the same long range for each of 65536 snapshots: what is set is only looked at. */
 static void change_map(Qcow2 *s, Map *map, uint64_t offset, uint64_t bytes, bool set)
 {
     uint64_t end = qcow2_clusters(s, offset + bytes);
 
     pthread_mutex_lock(&s->overlap->mutex);
-    for (uint64_t cluster = offset >> s->cluster_bits; cluster < end; cluster++) {
-        uint64_t *word;
+    for (uint64_t at = offset >> s->cluster_bits; at < end; at = next_word(at)) {
+        uint64_t bits = bits_of(at, end), *word;
 
-        if (cluster >> LEAF_BITS >= LEAVES_MAX)
+        if (at >= s->overlap->end)
             break;                         /* of a corrupt image: refused where it is used */
-        word = set ? make_word(map, cluster) : word_of(map, cluster);
-        if (set)
-            __atomic_fetch_or(word, 1ull << cluster % 64, __ATOMIC_RELAXED);
-        else if (word)
-            __atomic_fetch_and(word, ~(1ull << cluster % 64), __ATOMIC_RELAXED);
+        word = set ? make_word(map, at) : word_of(map, at);
+        if (set && ~__atomic_load_n(word, __ATOMIC_RELAXED) & bits)
+            __atomic_fetch_or(word, bits, __ATOMIC_RELAXED);
+        else if (!set && word)
+            __atomic_fetch_and(word, ~bits, __ATOMIC_RELAXED);
     }
     pthread_mutex_unlock(&s->overlap->mutex);
 }
@@ -227,7 +243,15 @@ int co_fn qcow2_check_overlap(Qcow2 *s, unsigned own, uint64_t offset, uint64_t 
                             "0x%" PRIx64, offset);
 }
 
-/* At opening. */
+/* At opening, and when snapshots have changed. */
+
+/* While tables are read that may say anything: what lies far behind the file's end takes no memory. */
+static uint64_t believable_end(const Qcow2 *s)
+{
+    uint64_t clusters = qcow2_clusters(s, (uint64_t)block_node_size(s->file));
+
+    return MIN(ALIGN_UP(clusters, 1ull << LEAF_BITS) + (2ull << LEAF_BITS), CLUSTERS_MAX);
+}
 
 static void add_table(Qcow2 *s, unsigned kind, const uint64_t *table, uint64_t n, uint64_t mask)
 {
@@ -255,6 +279,7 @@ int co_fn qcow2_overlap_snapshots(Qcow2 *s, GError **error)
         return 0;
     map_clear(&s->overlap->inactive_l2);
     map_init(&s->overlap->inactive_l2);
+    s->overlap->end = believable_end(s);
     for (unsigned i = 0; s->snapshots && i < s->snapshots->len; i++) {
         const Qcow2Snapshot *sn = &g_array_index(s->snapshots, Qcow2Snapshot, i);
         uint64_t *l1 = qcow2_l1_read(s, sn->l1_table_offset, sn->l1_size, ret ? NULL : error);
@@ -267,6 +292,7 @@ int co_fn qcow2_overlap_snapshots(Qcow2 *s, GError **error)
                            s->cluster_size, true);
         free(l1);
     }
+    s->overlap->end = CLUSTERS_MAX;
     return ret;
 }
 
@@ -280,6 +306,7 @@ void qcow2_overlap_init(Qcow2 *s)
     pthread_mutex_init(&s->overlap->mutex, NULL);
     map_init(&s->overlap->map);
     map_init(&s->overlap->inactive_l2);
+    s->overlap->end = believable_end(s);
     change(s, QCOW2_OL_MAIN_HEADER, 0, s->cluster_size, true);
     change(s, QCOW2_OL_ACTIVE_L1, h->l1_table_offset, (uint64_t)h->l1_size * 8, true);
     add_table(s, QCOW2_OL_ACTIVE_L2, s->l1, h->l1_size, QCOW2_OFFSET_MASK);
@@ -295,6 +322,7 @@ void qcow2_overlap_init(Qcow2 *s)
         change(s, QCOW2_OL_INACTIVE_L1, snapshot->l1_table_offset, (uint64_t)snapshot->l1_size * 8,
                true);
     }
+    s->overlap->end = CLUSTERS_MAX;
 }
 
 void qcow2_overlap_free(Qcow2 *s)
