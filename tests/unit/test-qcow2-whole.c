@@ -1,4 +1,5 @@
 /* What is done with whole images: VM state, other sizes, space taken in advance, emptying. */
+#include <malloc.h>
 #include "qcow2-ram.h"
 #include "block/bitmap.h"
 #include "src/object/event.h"
@@ -528,6 +529,34 @@ START_TEST(tables_of_snapshots_are_watched_over_while_they_are)
 }
 END_TEST
 
+/* Snapshots with L1 tables of 32 MiB each, anywhere. */
+START_TEST(tables_behind_the_end_take_no_memory)
+{
+    enum { COUNT = 16384, TABLE = 1 * MiB, ENTRY = 40 };
+    TestRoot t = test_root();
+    BlockUser *user = make(&t, "size=64k,cluster-size=512", "");
+    uint8_t *header = ram.disks[0].data;
+    GError *error = NULL;
+    size_t before;
+
+    qcow2_close_user(&t, user);
+    st_be32(header + 60, COUNT);
+    st_be64(header + 64, TABLE);
+    for (uint64_t i = 0; i < COUNT; i++) {
+        memset(header + TABLE + i * ENTRY, 0, ENTRY);
+        st_be64(header + TABLE + i * ENTRY, (i + 1) << 29);
+        st_be32(header + TABLE + i * ENTRY + 8, 4 * MiB);
+    }
+    ram.disks[0].size = TABLE + COUNT * ENTRY;
+    before = mallinfo2().uordblks;
+    user = ram_open_image(&t, "", &error);
+    assert_no_error(error);
+    ck_assert_uint_lt(mallinfo2().uordblks, before + 16 * MiB);
+    qcow2_close_user(&t, user);
+    test_root_free(&t);
+}
+END_TEST
+
 /* An entry that points between clusters, in an image that nobody may write to. */
 START_TEST(a_bad_entry_is_told_where_nothing_can_be_written)
 {
@@ -579,6 +608,7 @@ static void add_tests(TCase *tc)
     tcase_add_loop_test(tc, what_was_cut_off_within_a_cluster_does_not_come_back, 0, 5);
     tcase_add_loop_test(tc, overlap_checks_watch_over_what_they_name, 0, N_STRUCTURES);
     tcase_add_test(tc, tables_of_snapshots_are_watched_over_while_they_are);
+    tcase_add_test(tc, tables_behind_the_end_take_no_memory);
     tcase_add_test(tc, a_write_over_metadata_is_told);
     tcase_add_test(tc, a_repair_forgets_what_was_not_written);
     tcase_add_test(tc, a_bad_entry_is_told_where_nothing_can_be_written);
