@@ -6,7 +6,18 @@
 #include <gcrypt.h>
 #include <pthread.h>
 #include <string.h>
+#include "src/base/sanitizer.h"
 #include "src/base/util.h"
+
+#ifdef WITH_ASAN
+/* libgcrypt keeps its random pool's memory behind pointers in locked pages, where LeakSanitizer does not
+ * look. */
+const char *__lsan_default_suppressions(void);
+const char *__lsan_default_suppressions(void)
+{
+    return "leak:libgcrypt.so";
+}
+#endif
 
 typedef enum IvKind { IV_PLAIN, IV_PLAIN64, IV_ESSIV } IvKind;
 

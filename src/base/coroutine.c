@@ -5,21 +5,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 #include "src/base/co-int.h"
-
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define WITH_ASAN 1
-#endif
-#if __has_feature(thread_sanitizer)
-#define WITH_TSAN 1
-#endif
-#endif
-#ifdef __SANITIZE_ADDRESS__
-#define WITH_ASAN 1
-#endif
-#ifdef __SANITIZE_THREAD__
-#define WITH_TSAN 1
-#endif
+#include "src/base/sanitizer.h"
 #ifdef WITH_ASAN
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>

@@ -182,14 +182,6 @@ static void finish(World *w)
 
 /* ---- inputs ---- */
 
-/* libgcrypt keeps its random pool's memory behind pointers in locked pages, where LeakSanitizer does not
- * look. */
-const char *__lsan_default_suppressions(void);
-const char *__lsan_default_suppressions(void)
-{
-    return "leak:libgcrypt.so";
-}
-
 /* What the image's owner is told would fill the log: the linker puts these in its place (--wrap). */
 void __wrap_warn_report(const char *format, ...);
 void __wrap_error_report(const GError *error);

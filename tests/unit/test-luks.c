@@ -5,14 +5,6 @@
 #include "tests/unit/block-util.h"
 #include "block/image.h"
 
-/* libgcrypt keeps its random pool's memory behind pointers in locked pages, where LeakSanitizer does not
- * look. */
-const char *__lsan_default_suppressions(void);
-const char *__lsan_default_suppressions(void)
-{
-    return "leak:libgcrypt.so";
-}
-
 #define PASSPHRASE "open sesame"
 #define QEMU_SECRET "--object secret,id=key,data='" PASSPHRASE "'"
 

@@ -6,13 +6,6 @@
 #include "block/jobs/backing.h"
 #include "tests/unit/ram-cut.h"
 
-/* libgcrypt keeps its random pool's memory where LeakSanitizer does not look. */
-const char *__lsan_default_suppressions(void);
-const char *__lsan_default_suppressions(void)
-{
-    return "leak:libgcrypt.so";
-}
-
 typedef struct AmendRun {
     BlockNode *node;
     json_object *options;

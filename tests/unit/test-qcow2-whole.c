@@ -4,14 +4,6 @@
 #include "block/bitmap.h"
 #include "src/object/event.h"
 
-/* libgcrypt keeps its random pool's memory behind pointers in locked pages, where LeakSanitizer does not
- * look. */
-const char *__lsan_default_suppressions(void);
-const char *__lsan_default_suppressions(void)
-{
-    return "leak:libgcrypt.so";
-}
-
 #define LUKS ",encrypt.format=luks,encrypt.key-secret=key"
 #define DATA_FILE ",data-file.driver=ram,data-file.disk=1"
 
