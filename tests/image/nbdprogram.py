@@ -276,7 +276,7 @@ class Qcow2(Case):
         shown = {}
         for program in (VIREO_NBD, "qemu-nbd"):
             server, _, uri = self.serve(self.disk, "-r", "-f", "qcow2", "-B", "a", "-B", "b", "-A", program=program)
-            info = json.loads(run("nbdinfo", "--json", uri).stdout)["exports"][0]
+            info = json.loads(run("nbdinfo", "--json", "--no-content", uri).stdout)["exports"][0]
             shown[program] = sorted(info["contexts"]), [
                 self.status(uri, "qemu:dirty-bitmap:" + name) for name in "ab"], [
                 self.status(uri, "qemu:allocation-depth")]

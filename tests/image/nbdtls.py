@@ -89,7 +89,7 @@ class Tls(TlsCase):
     def test_certificates(self):
         port, uri = self.secure(VIREO_NBD, self.x509("server"))
         with_certs = uri + "/?tls-certificates=" + self.pki
-        info = json.loads(run("nbdinfo", "--json", with_certs).stdout)
+        info = json.loads(run("nbdinfo", "--json", "--no-content", with_certs).stdout)
         self.assertTrue(info["TLS"])
         run("nbdcopy", with_certs, self.path("out"))
         self.assertEqual(self.read(self.path("out")), self.read(self.path("disk.raw")))
@@ -103,7 +103,7 @@ class Tls(TlsCase):
     def test_keys(self):
         _, uri = self.secure(VIREO_NBD, "tls-creds-psk,id=tls0,endpoint=server,dir=" + self.pki)
         good = uri.replace("//", "//qemu@") + "/?tls-psk-file=" + os.path.join(self.pki, "keys.psk")
-        self.assertTrue(json.loads(run("nbdinfo", "--json", good).stdout)["TLS"])
+        self.assertTrue(json.loads(run("nbdinfo", "--json", "--no-content", good).stdout)["TLS"])
         bad = uri.replace("//", "//bob@") + "/?tls-psk-file=" + os.path.join(self.pki, "keys.psk")
         self.assertNotEqual(run("nbdinfo", bad, check=False).returncode, 0)
 
