@@ -3,6 +3,7 @@
 libvirt's QEMU driver runs inside of virsh (qemu:///embed), with all it keeps in a folder of ours: neither
 a daemon nor the host's own domains are touched.
 """
+import contextlib
 import os
 import re
 import select
@@ -57,6 +58,22 @@ TIMEOUT = 60
 MARK = "end-of-command-%d"
 
 
+def with_libvirts_user(folder, line):
+    """The command line, where it sees the user that Debian's libvirt looks up before it reads that it is to be
+    another one.  Only the daemon's package makes it, which nobody needs here."""
+    wrapped = line
+    for name, entry in (("passwd", "libvirt-qemu:x:64055:64055::/:/usr/sbin/nologin"), ("group", "libvirt-qemu:x:64055:")):
+        with open("/etc/" + name) as file:
+            text = file.read()
+        if re.search("^libvirt-qemu:", text, re.MULTILINE):
+            continue
+        path = "%s/%s" % (folder, name)
+        with open(path, "w") as file:
+            file.write(text + entry + "\n")
+        wrapped = ["/bin/sh", "-c", "/bin/mount --bind %s /etc/%s && exec \"$@\"" % (path, name), "sh", *wrapped]
+    return line if wrapped is line else ["/usr/bin/unshare", "--mount", *wrapped]
+
+
 class Virsh:
     """A virsh that stays: one command after the other, and what each of them said."""
 
@@ -64,7 +81,8 @@ class Virsh:
         # Without QEMU in the PATH only the emulator that a domain names is probed.
         environment = {"LC_ALL": "C", "PATH": "/usr/sbin:/sbin", "HOME": folder, "COLUMNS": "9999",
                        "LIBVIRT_LOG_OUTPUTS": "3:file:%s/libvirt.log" % folder}
-        line = [shutil.which("virsh"), "--quiet", "--connect", "qemu:///embed?root=%s/libvirt" % folder]
+        line = with_libvirts_user(folder, [shutil.which("virsh"), "--quiet", "--connect",
+                                           "qemu:///embed?root=%s/libvirt" % folder])
         self.process = subprocess.Popen(line, env=environment,
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=subprocess.STDOUT)
@@ -94,7 +112,8 @@ class Virsh:
         return output
 
     def close(self):
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         try:
             self.process.wait(20)
         except subprocess.TimeoutExpired:
