@@ -62,7 +62,8 @@ def with_libvirts_user(folder, line):
     """The command line, where it sees the user that Debian's libvirt looks up before it reads that it is to be
     another one.  Only the daemon's package makes it, which nobody needs here."""
     wrapped = line
-    for name, entry in (("passwd", "libvirt-qemu:x:64055:64055::/:/usr/sbin/nologin"), ("group", "libvirt-qemu:x:64055:")):
+    for name, entry in (("passwd", "libvirt-qemu:x:64055:64055::/:/usr/sbin/nologin"),
+                        ("group", "libvirt-qemu:x:64055:")):
         with open("/etc/" + name) as file:
             text = file.read()
         if re.search("^libvirt-qemu:", text, re.MULTILINE):
