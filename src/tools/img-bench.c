@@ -118,6 +118,7 @@ static bool run_loop(Bench *b, GError **error)
     b->loop = loop_new("bench", error);
     if (!b->loop)
         return false;
+    loop_set_patient(b->loop, true);        /* nobody else is served by it */
     co_queue_init(&b->drained);
     loop_post(b->loop, start_workers, b);
     thread = g_thread_new("bench", bench_thread, b);
