@@ -203,6 +203,17 @@ GPtrArray *block_snapshots(BlockNode *node)
     return g_ptr_array_new_with_free_func((GDestroyNotify)block_snapshot_free);
 }
 
+const BlockSnapshot *block_snapshot_find(const GPtrArray *all, const char *id, const char *name)
+{
+    for (unsigned i = 0; i < all->len; i++) {
+        const BlockSnapshot *snapshot = all->pdata[i];
+
+        if ((!id || !strcmp(snapshot->id, id)) && (!name || !strcmp(snapshot->name, name)))
+            return snapshot;
+    }
+    return NULL;
+}
+
 json_object *block_snapshot_describe(const BlockSnapshot *snapshot)
 {
     const struct {

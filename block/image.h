@@ -180,6 +180,8 @@ int co_fn block_co_set_backing(BlockNode *node, const char *filename, const char
                                GError **error);
 int co_fn block_co_make_empty(BlockNode *node, GError **error);
 GPtrArray *block_snapshots(BlockNode *node);            /* empty where the driver has none */
+/* The first of them with that id and name; NULL: any.  Borrowed; NULL: there is none. */
+const BlockSnapshot *block_snapshot_find(const GPtrArray *all, const char *id, const char *name);
 bool block_node_has_snapshots(BlockNode *node);         /* whether the driver, or what it filters, can */
 int co_fn block_co_snapshot_create(BlockNode *node, BlockSnapshot *snapshot, GError **error);
 int co_fn block_co_snapshot_goto(BlockNode *node, const char *id_or_name, GError **error);

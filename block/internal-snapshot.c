@@ -59,18 +59,6 @@ static void co_fn let_go(Holder *holder)
     block_node_put(holder->node);
 }
 
-/* @id, @name: NULL: any. */
-static const BlockSnapshot *find_snapshot(const GPtrArray *all, const char *id, const char *name)
-{
-    for (unsigned i = 0; i < all->len; i++) {
-        const BlockSnapshot *snapshot = all->pdata[i];
-
-        if ((!id || !strcmp(snapshot->id, id)) && (!name || !strcmp(snapshot->name, name)))
-            return snapshot;
-    }
-    return NULL;
-}
-
 /* Taking one. */
 
 typedef struct TakeAction {
@@ -90,7 +78,7 @@ static bool check_name(const TakeAction *a, const char *device, const char *name
     }
     if (!*name)
         return fail(error, ERR_INVALID_PARAMETER, "Name is empty");
-    if (!find_snapshot(all, NULL, name))
+    if (!block_snapshot_find(all, NULL, name))
         return true;
     fail(error, ERR_EXISTS, "Snapshot with name '%s' already exists on device '%s'", name, device);
     return error_object(error, "%s", name);
@@ -164,7 +152,7 @@ typedef struct DeleteArgs {
 static bool co_fn delete_from(Holder *holder, DeleteArgs *args, GError **error)
 {
     g_autoptr(GPtrArray) all = block_snapshots(holder->node);
-    const BlockSnapshot *snapshot = find_snapshot(all, args->id, args->name);
+    const BlockSnapshot *snapshot = block_snapshot_find(all, args->id, args->name);
 
     if (!snapshot) {
         fail(error, ERR_NOT_FOUND, "Snapshot with id '%s' and name '%s' does not exist on device '%s'",

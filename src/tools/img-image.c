@@ -220,24 +220,13 @@ static void co_fn run_load(void *opaque)
     load->ret = block_co_snapshot_load(load->image->node, load->name, load->error);
 }
 
-/* The id of the one that has both, or that one which is given. */
-static const char *find_snapshot(GPtrArray *list, const char *id, const char *name)
-{
-    for (unsigned i = 0; i < list->len; i++) {
-        const BlockSnapshot *s = list->pdata[i];
-
-        if ((!id || !strcmp(s->id, id)) && (!name || !strcmp(s->name, name)))
-            return s->id;
-    }
-    return NULL;
-}
-
 bool img_load_snapshot(ImgImage *image, const char *param, GError **error)
 {
     SnapshotLoad load = { image, param, error, 0 };
-    g_autoptr(GPtrArray) list = block_snapshots(image->node);
+    g_autoptr(GPtrArray) all = block_snapshots(image->node);
     g_autoptr(json_object) options = NULL, inner = NULL;
     const char *id = NULL, *name = NULL;
+    const BlockSnapshot *found;
 
     if (g_str_has_prefix(param, "snapshot.")) {
         options = options_parse(param, NULL, error);
@@ -247,9 +236,10 @@ bool img_load_snapshot(ImgImage *image, const char *param, GError **error)
             return error_prefix(error, "-l: ");
         if (!id && !name)
             return fail(error, ERR_MISSING_PARAMETER, "-l: a snapshot's id or name is needed");
-        load.name = find_snapshot(list, id, name);
-        if (!load.name)
+        found = block_snapshot_find(all, id, name);
+        if (!found)
             return fail(error, ERR_NOT_FOUND, "Failed to load snapshot: Can't find snapshot");
+        load.name = found->id;
     }
     co_run_sync(run_load, &load);
     return load.ret == 0 || error_prefix(error, "Failed to load snapshot: ");

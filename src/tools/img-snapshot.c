@@ -12,22 +12,11 @@ typedef struct Snapshot {
     int ret;
 } Snapshot;
 
-/* To be deleted it is told by its name alone: an id that is another one's name must not hit. */
-static const BlockSnapshot *find_by_name(GPtrArray *list, const char *name)
-{
-    for (unsigned i = 0; i < list->len; i++) {
-        const BlockSnapshot *s = list->pdata[i];
-
-        if (!strcmp(s->name, name))
-            return s;
-    }
-    return NULL;
-}
-
+/* It is told by its name alone: an id that is another one's name must not hit. */
 static int co_fn delete(Snapshot *s)
 {
-    g_autoptr(GPtrArray) list = block_snapshots(s->image.node);
-    const BlockSnapshot *found = find_by_name(list, s->name);
+    g_autoptr(GPtrArray) all = block_snapshots(s->image.node);
+    const BlockSnapshot *found = block_snapshot_find(all, NULL, s->name);
 
     if (found)
         return block_co_snapshot_delete(s->image.node, found->id, s->error);

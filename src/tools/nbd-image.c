@@ -57,11 +57,6 @@ static BlockNode *co_fn open_by_name(const NbdOptions *o, BlockGraph *graph, jso
 
 /* ---- --load-snapshot ---- */
 
-static bool snapshot_is(const BlockSnapshot *snapshot, const char *id, const char *name)
-{
-    return (!id || !strcmp(snapshot->id, id)) && (!name || !strcmp(snapshot->name, name));
-}
-
 /* "snapshot.id=ID,snapshot.name=NAME", either or both: the id of the one that is meant; g_free. */
 static char *find_snapshot(BlockNode *node, const char *param, GError **error)
 {
@@ -70,6 +65,7 @@ static char *find_snapshot(BlockNode *node, const char *param, GError **error)
     g_autoptr(json_object) id_value = members ? options_take(members, "id") : NULL;
     g_autoptr(json_object) name_value = members ? options_take(members, "name") : NULL;
     g_autoptr(GPtrArray) all = NULL;
+    const BlockSnapshot *found;
     const char *id = NULL, *name = NULL;
 
     if (!options || !options_check_empty(options, "--load-snapshot", NULL, error) ||
@@ -78,12 +74,9 @@ static char *find_snapshot(BlockNode *node, const char *param, GError **error)
         (name_value && !value_to_str(name_value, "snapshot.name", &name, error)))
         return NULL;
     all = block_snapshots(node);
-    for (unsigned i = 0; (id || name) && i < all->len; i++) {
-        const BlockSnapshot *snapshot = all->pdata[i];
-
-        if (snapshot_is(snapshot, id, name))
-            return g_strdup(snapshot->id);
-    }
+    found = id || name ? block_snapshot_find(all, id, name) : NULL;
+    if (found)
+        return g_strdup(found->id);
     fail(error, ERR_NOT_FOUND, "there is no snapshot with %s", param);
     return NULL;
 }
