@@ -32,18 +32,9 @@ typedef struct Attempt {
 
 static bool set_tls(struct nbd_handle *nbd, const NbdTarget *t)
 {
-    if (!t->keys)
-        return !t->tls || nbd_set_tls(nbd, LIBNBD_TLS_REQUIRE) == 0;
-    if (nbd_set_tls(nbd, LIBNBD_TLS_REQUIRE) < 0)
-        return false;
-    if (tls_keys_is_psk(t->keys)) {
-        g_autofree char *path = g_build_filename(tls_keys_dir(t->keys), "keys.psk", NULL);
-
-        return nbd_set_tls_psk_file(nbd, path) == 0 &&
-               nbd_set_tls_username(nbd, tls_keys_username(t->keys)) == 0;
-    }
-    return nbd_set_tls_certificates(nbd, tls_keys_dir(t->keys)) == 0 &&
-           nbd_set_tls_verify_peer(nbd, tls_keys_verify_peer(t->keys)) == 0;
+    if (t->keys)
+        return nbd_require_tls(nbd, t->keys);
+    return !t->tls || nbd_set_tls(nbd, LIBNBD_TLS_REQUIRE) == 0;
 }
 
 static const char *context_of(const NbdTarget *t)

@@ -1,6 +1,7 @@
 /* TLS between a server and libnbd, in a thread. */
 #include "block/nbd/tunnel.h"
 #include <errno.h>
+#include <libnbd.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -29,6 +30,20 @@ struct NbdTunnel {
     int64_t goodbye_ns;                    /* libnbd has gone: until when the rest may be sent; 0: it is there */
     Way up, down;                          /* to the server; to libnbd */
 };
+
+bool nbd_require_tls(struct nbd_handle *nbd, const TlsKeys *keys)
+{
+    if (nbd_set_tls(nbd, LIBNBD_TLS_REQUIRE) < 0)
+        return false;
+    if (tls_keys_is_psk(keys)) {
+        g_autofree char *path = g_build_filename(tls_keys_dir(keys), "keys.psk", NULL);
+
+        return nbd_set_tls_psk_file(nbd, path) == 0 &&
+               nbd_set_tls_username(nbd, tls_keys_username(keys)) == 0;
+    }
+    return nbd_set_tls_certificates(nbd, tls_keys_dir(keys)) == 0 &&
+           nbd_set_tls_verify_peer(nbd, tls_keys_verify_peer(keys)) == 0;
+}
 
 bool nbd_tunnel_needed(const TlsKeys *keys, const char *host, const char *hostname)
 {

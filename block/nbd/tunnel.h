@@ -12,6 +12,10 @@
 #include "src/sandbox/tls-creds.h"
 
 typedef struct NbdTunnel NbdTunnel;
+struct nbd_handle;
+
+/* libnbd's own TLS, and nothing less, with these keys.  False: nbd_get_error. */
+bool nbd_require_tls(struct nbd_handle *nbd, const TlsKeys *keys);
 
 /* Whether libnbd's TLS would not do.  @host: of a TCP address, or NULL; @hostname: whom the certificate must
  * name (tls-hostname), or NULL for the host. */

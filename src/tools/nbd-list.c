@@ -23,23 +23,6 @@ static const char *port_of(const NbdOptions *o)
     return o->port ? o->port : "10809";
 }
 
-/* Who has credentials wants TLS, and nothing less. */
-static bool use_tls(struct nbd_handle *nbd, const TlsKeys *keys, GError **error)
-{
-    bool ok = nbd_set_tls(nbd, LIBNBD_TLS_REQUIRE) == 0;
-
-    if (ok && tls_keys_is_psk(keys)) {
-        g_autofree char *path = g_build_filename(tls_keys_dir(keys), "keys.psk", NULL);
-
-        ok = nbd_set_tls_psk_file(nbd, path) == 0 &&
-             nbd_set_tls_username(nbd, tls_keys_username(keys)) == 0;
-    } else if (ok) {
-        ok = nbd_set_tls_certificates(nbd, tls_keys_dir(keys)) == 0 &&
-             nbd_set_tls_verify_peer(nbd, tls_keys_verify_peer(keys)) == 0;
-    }
-    return ok || fail_nbd(error, "TLS");
-}
-
 /* TLS of our own; *tunnel is to be freed after the handle, in any case. */
 static bool connect_by_tunnel(struct nbd_handle *nbd, const NbdOptions *o, TlsKeys *keys, NbdTunnel **tunnel,
                               GError **error)
@@ -58,7 +41,7 @@ static bool connect_to_server(struct nbd_handle *nbd, const NbdOptions *o, TlsKe
 {
     if (keys && nbd_tunnel_needed(keys, o->socket ? NULL : host_of(o), o->tls_hostname))
         return connect_by_tunnel(nbd, o, keys, tunnel, error) || error_prefix(error, "Failed to connect: ");
-    return (!keys || use_tls(nbd, keys, error)) &&
+    return (!keys || nbd_require_tls(nbd, keys) || fail_nbd(error, "TLS")) &&
            ((o->socket ? nbd_connect_unix(nbd, o->socket)
                        : nbd_connect_tcp(nbd, host_of(o), port_of(o))) == 0 ||
             fail_nbd(error, "Failed to connect"));
