@@ -31,6 +31,9 @@ typedef struct CliOption {
 
 extern const CliOption cli_options[];      /* ended by {} */
 const CliOption *cli_option_find(const char *name);
+/* What the option's value says: an object; NULL: it is ill-formed.  @implied: the first parameter's name, if
+ * that may be left out; or NULL. */
+json_object *cli_parse_value(const CliOption *option, const char *value, const char *implied, GError **error);
 /* Gives @opts to the option's handler, if the names in it are its parameters'. */
 bool cli_apply(Config *config, const CliOption *option, json_object *opts, GError **error);
 const char *cli_section_title(CliSection section);

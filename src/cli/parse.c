@@ -77,6 +77,11 @@ static bool check_params(const CliOption *o, json_object *opts, GError **error)
     return true;
 }
 
+json_object *cli_parse_value(const CliOption *o, const char *value, const char *implied, GError **error)
+{
+    return strcmp(o->name, "drive") ? options_parse(value, implied, error) : block_drive_parse(value, error);
+}
+
 bool cli_apply(Config *config, const CliOption *o, json_object *opts, GError **error)
 {
     return check_params(o, opts, error) && o->opts(config, opts, error);
@@ -92,8 +97,7 @@ static bool take_opts(Config *config, const CliOption *o, const char *value, GEr
         if (config->exit_now)
             return true;
     }
-    opts = strcmp(o->name, "drive") ? options_parse(value, o->implied, error)
-                                    : block_drive_parse(value, error);
+    opts = cli_parse_value(o, value, o->implied, error);
     if (!opts)
         return false;
     if (cli_print_topic(o->name, opts)) {

@@ -12,7 +12,6 @@
  * is a string in quotes; there are no escapes.  Keys may be dotted, as on the command line.
  */
 #include <string.h>
-#include "block/block.h"
 #include "src/base/options.h"
 #include "src/cli/options.h"
 
@@ -37,8 +36,7 @@ static bool finish_section(Config *config, Section *s, GError **error)
 
     if (!option)
         return true;
-    opts = strcmp(option->name, "drive") ? options_parse(s->text->str, NULL, error)
-                                         : block_drive_parse(s->text->str, error);
+    opts = cli_parse_value(option, s->text->str, NULL, error);
     if (!opts)
         return error_prefix(error, "[%s]: ", option->name);
     config_set_origin(config, opts, s->origin);
