@@ -275,7 +275,6 @@ static int co_fn begin_checksums(Qcow2 *s, GError **error)
         return -ENOTSUP;
     }
     qcow2_sums_start(s, true);
-    qcow2_caches_forget(s);
     qcow2_widen_slices(s);
     ret = qcow2_check_take_sums(s, error);
     if (ret == 0) {

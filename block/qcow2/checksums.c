@@ -8,7 +8,7 @@
 
 enum { AT_CRC = 0, AT_VERSION = 4, AT_OFFSET = 8, AT_BYTES = 16, AT_TABLE_CRC = 24, AT_BLOCK_BITS = 28,
        EXTENSION_BYTES = 32 };
-enum { VERSION = 1, BLOCK_BITS_MAX = 12, RUN_FIXED = 16, SECTOR = 512 };
+enum { VERSION = 1, BLOCK_BITS_MAX = 12, RUN_FIXED = 16 };
 enum { GROUP_BLOCKS = 16, GROUPS_MAX = 1 << 18, TRIES = 8 };
 #define STORED_MAX (64 * MiB)
 
@@ -391,9 +391,7 @@ void qcow2_sums_set_on(Qcow2 *s, bool on)
 /* In the first sector, with those of bitmaps and their journal. */
 bool qcow2_sums_has_room(const Qcow2 *s)
 {
-    return s->header.version >= 3 &&
-           QCOW2_HEADER_MAX + s->header.unknown_fields_length + 8 + 24 + 8 + 40 + 8 +
-                   EXTENSION_BYTES <= SECTOR;
+    return qcow2_first_sector_has_room(s, 8 + EXTENSION_BYTES);
 }
 
 /* ---- stored sums ---- */

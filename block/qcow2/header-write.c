@@ -151,6 +151,13 @@ static bool may_step(const Layout *from, const Layout *to)
 
 static const uint32_t first_types[] = { QCOW2_EXT_BITMAPS, QCOW2_EXT_JOURNAL, QCOW2_EXT_CHECKSUMS };
 
+bool qcow2_first_sector_has_room(const Qcow2 *s, uint64_t more)
+{
+    return s->header.version >= 3 &&
+           QCOW2_HEADER_MAX + s->header.unknown_fields_length + 8 + 24 + 8 + QCOW2_JOURNAL_BYTES +
+                   more <= SECTOR;
+}
+
 static bool is_first(uint32_t type)
 {
     for (unsigned i = 0; i < G_N_ELEMENTS(first_types); i++)

@@ -5,7 +5,7 @@
 #include <zlib.h>
 
 enum { AT_CRC = 0, AT_REGION_BITS = 4, AT_OFFSET = 8, AT_LENGTH = 16, AT_SIZE = 24, AT_SOUND = 32,
-       AT_MARK_BYTES = 36, JOURNAL_BYTES = 40 };
+       AT_MARK_BYTES = 36 };
 enum { REGION_BITS_MIN = 16, MARK_BYTES_MAX = 4096, AHEAD_MAX = 64, SECTOR = 512 };
 
 /* In memory. */
@@ -48,12 +48,12 @@ static bool is_marked(const uint64_t *words, uint64_t region)
 
 static uint32_t checksum(const uint8_t *data)
 {
-    return crc32(0, data + AT_REGION_BITS, JOURNAL_BYTES - AT_REGION_BITS);
+    return crc32(0, data + AT_REGION_BITS, QCOW2_JOURNAL_BYTES - AT_REGION_BITS);
 }
 
 uint64_t qcow2_journal_mark_bytes(const uint8_t *data, uint64_t length, uint64_t cluster_size)
 {
-    uint32_t bytes = length == JOURNAL_BYTES ? ld_be32(data + AT_MARK_BYTES) : 0;
+    uint32_t bytes = length == QCOW2_JOURNAL_BYTES ? ld_be32(data + AT_MARK_BYTES) : 0;
 
     return bytes <= cluster_size / 2 ? bytes : 0;
 }
@@ -145,7 +145,7 @@ static unsigned choose_region_bits(const Qcow2 *s)
 
 static void fill_extension(Qcow2 *s, unsigned sound)
 {
-    uint8_t data[JOURNAL_BYTES] = { 0 };
+    uint8_t data[QCOW2_JOURNAL_BYTES] = { 0 };
 
     st_be32(data + AT_REGION_BITS, choose_region_bits(s));
     st_be64(data + AT_OFFSET, s->bitmaps_offset);
@@ -163,9 +163,7 @@ static bool has_room(const Qcow2 *s)
 {
     const Qcow2Extension *sums = qcow2_extension(s, QCOW2_EXT_CHECKSUMS);
 
-    return s->header.version >= 3 &&
-           QCOW2_HEADER_MAX + s->header.unknown_fields_length + 8 + 24 + 8 + JOURNAL_BYTES +
-                   (sums ? 8 + sums->length : 0) <= SECTOR;
+    return qcow2_first_sector_has_room(s, sums ? 8 + sums->length : 0);
 }
 
 /*

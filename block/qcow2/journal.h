@@ -21,6 +21,8 @@
 #pragma once
 #include "block/qcow2/bitmap-dir.h"
 
+enum { QCOW2_JOURNAL_BYTES = 40 };          /* of its header extension */
+
 struct Qcow2Journal {
     CoMutex lock;                          /* writing marks */
     unsigned region_bits;

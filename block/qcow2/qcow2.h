@@ -494,6 +494,9 @@ int co_fn qcow2_header_write_names(Qcow2 *s, GError **error);
 void qcow2_header_give_up(Qcow2 *s);
 void qcow2_header_clear(Qcow2Header *header);
 GArray *qcow2_extensions_new(void);        /* of Qcow2Extension, freed with it */
+/* Whether the first sector has room for @more bytes beside the extensions of bitmaps and their journal; not
+ * in version 2, which has no autoclear bits there. */
+bool qcow2_first_sector_has_room(const Qcow2 *s, uint64_t more);
 /* An extension's data, or NULL; set replaces it (NULL: removes), header_write stores it. */
 const Qcow2Extension *qcow2_extension(const Qcow2 *s, uint32_t type);
 void qcow2_extension_set(Qcow2 *s, uint32_t type, const void *data, uint32_t length);
