@@ -276,7 +276,8 @@ HmpSession *hmp_session_new(Vm *vm, Chardev *chr, GError **error)
     HmpSession *s = g_new0(HmpSession, 1);
     s->vm = vm;
     s->front = (CharFront){ .can_receive = can_receive, .receive = receive,
-                            .event = on_char_event, .input_ended = input_ended, .writable = writable, .opaque = s };
+                            .event = on_char_event, .input_ended = input_ended,
+                            .writable = writable, .opaque = s };
     s->edit = line_edit_new(&ops, PROMPT, s);
     monitor_output_init(&s->out, &s->front);
     loop_bh_init(&s->show, loop_main(), show, s);

@@ -695,7 +695,8 @@ MonitorClient *monitor_client_new(Vm *vm, Chardev *chr, bool pretty, bool single
     c->fds = g_array_new(FALSE, FALSE, sizeof(PassedFd));
     c->stream = json_stream_new(JSON_STREAM_MAX_BYTES);
     c->front = (CharFront){ .can_receive = can_receive, .receive = receive,
-                            .event = on_char_event, .input_ended = input_ended, .writable = client_pump, .opaque = c };
+                            .event = on_char_event, .input_ended = input_ended,
+                            .writable = client_pump, .opaque = c };
     pthread_mutex_init(&c->lock, NULL);
     monitor_output_init(&c->out, &c->front);
     loop_bh_init(&c->run, loop_main(), run_next, c);

@@ -55,10 +55,10 @@ bool device_realize(Device *dev, Object *owner, const char *name, Bus *bus, GErr
  * out of the tree, and drops the reference that device_new or device_create gave. */
 void device_delete(Device *dev);
 
-/* -device / device_add: "driver", "id", "bus" and properties.  Emits no event.  /machine owns the
- * device (device_delete, machine_delete). */
 /* The type that -device NAME means: NAME, or what QEMU has it as a short name for. */
 const char *device_type_name(const char *name);
+/* -device / device_add: "driver", "id", "bus" and properties.  Emits no event.  /machine owns the
+ * device (device_delete, machine_delete). */
 Device *device_create(Machine *machine, json_object *options, bool hotplug, GError **error);
 /* device_del: the unplug of a device.  GenericError if its bus cannot. */
 bool device_unplug(Machine *machine, const char *id, GError **error);

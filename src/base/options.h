@@ -19,6 +19,7 @@ static inline const char *json_get_str(json_object *object, const char *key)
     json_object *value;
     return json_object_object_get_ex(object, key, &value) ? json_object_get_string(value) : NULL;
 }
+
 /* Members of an object that is being made, in the place of what the key had. */
 static inline void json_add_str(json_object *object, const char *key, const char *value)
 {
