@@ -25,6 +25,7 @@
 #define REQUESTS_MAX 8                     /* commands that wait; further ones are not read */
 #define OUTPUT_HIGH (1024u * 1024)         /* unread replies: no further command is run */
 #define EVENT_OUTPUT_HIGH (64u * 1024)     /* unread output: events are queued */
+#define GATHERED_MAX (16u * 1024)          /* replies to what was read at once are written at once */
 #define EVENTS_MAX 1024
 #define FDS_MAX 64                         /* passed and not taken; beyond: the oldest are closed */
 
@@ -59,6 +60,7 @@ struct MonitorClient {
     GArray *fds;                           /* of PassedFd: not taken yet */
     JsonStream *stream;
     bool starved;                          /* the chardev has heard that there is no room */
+    bool gathering;                        /* output is written when all input is parsed */
     LoopBh io;
 
     /* The main thread. */
@@ -143,13 +145,14 @@ static void flush_output(MonitorClient *c)
     } while (c->events.length && monitor_output_pending(&c->out) < EVENT_OUTPUT_HIGH);
 }
 
-/* Something is to be written: at once, if this is the I/O loop's thread. */
+/* Something is to be written: by the I/O loop's thread, at once or with what it will say to the rest of
+ * what was read. */
 static void output_added(MonitorClient *c)
 {
-    if (loop_is_current(c->loop))
-        flush_output(c);
-    else
+    if (!loop_is_current(c->loop))
         loop_bh_schedule(&c->io);
+    else if (!c->gathering || monitor_output_pending(&c->out) >= GATHERED_MAX)
+        flush_output(c);
 }
 
 void monitor_client_event(MonitorClient *c, const MonitorEvent *message)
@@ -512,6 +515,7 @@ static void drop_input(MonitorClient *c, size_t *used)
 static void parse_input(MonitorClient *c)
 {
     size_t done = 0;
+    c->gathering = true;
     while (done < c->input->len && may_take(c)) {
         json_object *message = NULL;
         GError *error = NULL;
@@ -523,6 +527,7 @@ static void parse_input(MonitorClient *c)
             continue;
         take_message(c, c->received - c->input->len + done, message, error);
     }
+    c->gathering = false;
     drop_input(c, &done);
 }
 
@@ -541,14 +546,22 @@ static bool all_is_said(const MonitorClient *c)
            !monitor_output_pending(&c->out);
 }
 
+static void write_output(MonitorClient *c)
+{
+    lock(c);
+    flush_output(c);
+    unlock(c);
+}
+
 /* Events out, commands in; schedules what can run. */
 static void client_pump(void *opaque)
 {
     MonitorClient *c = opaque;
-    lock(c);
-    flush_output(c);
-    unlock(c);
-    parse_input(c);
+    write_output(c);
+    do {
+        parse_input(c);
+        write_output(c);
+    } while (c->input->len && may_take(c));
     lock(c);
     if (c->connected && c->requests.length)
         loop_bh_schedule(&c->run);

@@ -2,6 +2,7 @@
 #include "tests/unit/qmp-peer.h"
 #include <pthread.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include "schema/events.h"
 #include "src/base/fdset.h"
 
@@ -674,6 +675,34 @@ QMP_TEST(quit_is_answered)
     ck_assert(vm->quit);
 }
 
+/* Both ends send by it. */
+static gint sends;
+
+ssize_t send(int fd, const void *data, size_t length, int flags)
+{
+    g_atomic_int_inc(&sends);
+    return syscall(SYS_sendto, fd, data, length, flags, NULL, 0);
+}
+
+/* Of what is read at once, all that the monitors' thread answers is written at once. */
+START_TEST(answers_to_a_batch_come_together)
+{
+    enum { COMMANDS = 10 };
+    Vm *vm = new_vm();
+    Peer *p = peer_ready(vm, "mon");
+    g_autoptr(GString) batch = g_string_new(NULL);
+    for (int i = 0; i < COMMANDS; i++)
+        g_string_append(batch, "{\"execute\": \"query-status\"}");
+    g_atomic_int_set(&sends, 0);
+    peer_send(p, batch->str);
+    for (int i = 0; i < COMMANDS; i++)
+        json_object_put(peer_next(p));
+    ck_assert_int_eq(g_atomic_int_get(&sends), 2);         /* the batch, and its answers */
+    peer_close(p);
+    free_vm(vm);
+}
+END_TEST
+
 static void add_tests(TCase *tc)
 {
     tcase_set_timeout(tc, 100);
@@ -703,6 +732,7 @@ static void add_tests(TCase *tc)
 static void add_thread_tests(TCase *tc)
 {
     add_tests(tc);
+    tcase_add_test(tc, answers_to_a_batch_come_together);
     tcase_add_test(tc, the_main_loop_is_stuck);
     tcase_add_test(tc, quit_while_the_main_loop_is_stuck);
 }

@@ -9,6 +9,8 @@
  * ring names them in order; to submit is to move avail->idx.  The host tells completion in used->idx,
  * which is polled, without interrupts.  An emulated load or store of two bytes is two of one byte there:
  * so avail->idx is written by XCHG, which is not, and a used->idx that cannot be is read again.
+ *
+ * With SLEEPS it halts until MSI-X tells it, as the kernel of an OS does that has nothing else to run.
  */
 #include <stdint.h>
 
@@ -18,11 +20,14 @@
 #ifndef ROUND
 #define ROUND 2000
 #endif
+#ifndef SLEEPS
+#define SLEEPS 0
+#endif
 #ifndef NUMBERED /* 0: the disk holds nothing */
 #define NUMBERED 1
 #endif
 
-enum { COM1 = 0x3f8, BLOCK = 4096, MAX_QUEUE = 1024, BAR_IF_UNSET = 0xd0000000 };
+enum { COM1 = 0x3f8, BLOCK = 4096, MAX_QUEUE = 1024, BAR_IF_UNSET = 0xd0000000, VECTOR = 64 };
 
 void payload_main(void);
 
@@ -89,6 +94,26 @@ static volatile struct common *common;
 static volatile uint16_t *notify;
 static volatile uint64_t *capacity;
 
+/* Intel SDM, volume 3: 11.4.1 (registers), 11.8.5 (EOI), 6.14 (gates) */
+static volatile uint32_t *apic(unsigned offset) { return (uint32_t *)(uintptr_t)(0xfee00000u + offset); }
+
+__attribute__((interrupt)) static void woken(void *frame)
+{
+    (void)frame;
+    *apic(0xb0) = 0;
+}
+
+static void __attribute__((noinline)) take_interrupts(void)
+{
+    static uint64_t gates[VECTOR + 1][2];
+    struct { uint16_t limit; uint64_t base; } __attribute__((packed)) idt = { sizeof(gates) - 1, (uintptr_t)gates };
+    uint64_t at = (uintptr_t)woken;
+    gates[VECTOR][0] = (at & 0xffff) | 8u << 16 | 0x8eull << 40 | (at >> 16 & 0xffff) << 48;
+    gates[VECTOR][1] = at >> 32;
+    __asm__ volatile("lidt %0" ::"m"(idt), "m"(gates));
+    *apic(0xf0) = 0x1ff; /* enabled */
+}
+
 static uintptr_t bar_address(unsigned device, unsigned bar)
 {
     static uint32_t next = BAR_IF_UNSET;
@@ -106,6 +131,19 @@ static uintptr_t bar_address(unsigned device, unsigned bar)
     return address;
 }
 
+/* One vector, to the first processor. */
+static void set_up_msix(unsigned device, unsigned cap)
+{
+    uint32_t table = pci_read(device, cap + 4);
+    volatile uint32_t *entry = (void *)(bar_address(device, table & 7) + (table & ~7u));
+    pci_write(device, 4, 0x406);
+    pci_write(device, cap, pci_read(device, cap) | 1u << 31);
+    entry[0] = 0xfee00000;
+    entry[1] = 0;
+    entry[2] = VECTOR;
+    entry[3] = 0;
+}
+
 /* Find the first virtio-blk and its structures. */
 static void find_disk(void)
 {
@@ -116,7 +154,10 @@ static void find_disk(void)
         if (++device == 32)
             fail();
     for (unsigned cap = pci_read(device, 0x34) & 0xfc; cap; cap = pci_read(device, cap + 1) & 0xfc) {
-        if ((pci_read(device, cap) & 0xff) != 9)
+        unsigned id = pci_read(device, cap) & 0xff;
+        if (SLEEPS && id == 0x11)
+            set_up_msix(device, cap);
+        if (id != 9)
             continue;
         unsigned type = pci_read(device, cap + 3) & 0xff, bar = pci_read(device, cap + 4) & 0xff;
         uint32_t offset = pci_read(device, cap + 8);
@@ -168,9 +209,9 @@ static unsigned make_requests(void)
         ring[i] = (struct desc){ (uintptr_t)indirect[i], 3 * sizeof(struct desc), INDIRECT, 0 };
         avail.ring[i] = i;
     }
-    avail.flags = NO_INTERRUPT;
+    avail.flags = SLEEPS ? 0 : NO_INTERRUPT;
     common->queue_size = size;
-    common->queue_vector = 0xffff;
+    common->queue_vector = SLEEPS ? 0 : 0xffff;
     common->queue_desc = (uintptr_t)ring;
     common->queue_driver = (uintptr_t)&avail;
     common->queue_device = (uintptr_t)&used;
@@ -194,8 +235,20 @@ static inline void submit_until(uint16_t index)
         *notify = 0;
 }
 
+/* STI lets no interrupt in before HLT: none comes between the look and the sleep. */
+static inline void sleep_unless_moved(uint16_t seen)
+{
+    __asm__ volatile("cli");
+    if (used.index == seen)
+        __asm__ volatile("sti; hlt" ::: "memory");
+    else
+        __asm__ volatile("sti" ::: "memory");
+}
+
 void payload_main(void)
 {
+    if (SLEEPS)
+        take_interrupts();
     find_disk();
     unsigned size = make_requests();
     /* one read of each block, to check what comes */
@@ -211,8 +264,11 @@ void payload_main(void)
     submit_until(seen + DEPTH);
     for (;;) {
         uint16_t now = used.index;
-        if (now == seen || (uint16_t)(now - seen) > DEPTH)
+        if (now == seen || (uint16_t)(now - seen) > DEPTH) {
+            if (SLEEPS)
+                sleep_unless_moved(seen);
             continue;
+        }
         left -= (uint16_t)(now - seen);
         seen = now;
         submit_until(now + DEPTH);
