@@ -50,6 +50,8 @@ void region_init_alias(Region *r, Object *owner, const char *name, Region *targe
 
 void region_destroy(Region *r)
 {
+    if (!r->name)
+        return;                            /* never made: no view waits for it to go */
     memory_begin();
     region_del(r);
     while (r->children && r->children->len)
