@@ -51,6 +51,19 @@ static int find(const Qcow2 *s, const char *id_or_name, GError **error)
     return -ENOENT;
 }
 
+/* Its number, and its L1 table, to be freed. */
+static int co_fn find_with_l1(Qcow2 *s, const char *id_or_name, uint64_t **l1, GError **error)
+{
+    int i = find(s, id_or_name, error);
+    const Qcow2Snapshot *sn;
+
+    if (i < 0)
+        return i;
+    sn = &g_array_index(s->snapshots, Qcow2Snapshot, i);
+    *l1 = qcow2_l1_read(s, sn->l1_table_offset, sn->l1_size, error);
+    return *l1 ? i : -EIO;
+}
+
 static Qcow2Snapshot copy_of(const Qcow2Snapshot *sn)
 {
     Qcow2Snapshot copy = *sn;
@@ -358,17 +371,12 @@ static int co_fn go_back_to(Qcow2 *s, const Qcow2Snapshot *sn, uint64_t *l1, GEr
 
 static int co_fn go_back(Qcow2 *s, void *arg, GError **error)
 {
-    int i = find(s, arg, error), ret;
-    const Qcow2Snapshot *sn;
     uint64_t *l1;
+    int i = find_with_l1(s, arg, &l1, error), ret;
 
     if (i < 0)
         return i;
-    sn = &g_array_index(s->snapshots, Qcow2Snapshot, i);
-    l1 = qcow2_l1_read(s, sn->l1_table_offset, sn->l1_size, error);
-    if (!l1)
-        return -EIO;
-    ret = go_back_to(s, sn, l1, error);
+    ret = go_back_to(s, &g_array_index(s->snapshots, Qcow2Snapshot, i), l1, error);
     free(l1);
     return ret;
 }
@@ -433,16 +441,13 @@ int co_fn qcow2_co_snapshot_delete(BlockNode *node, const char *id_or_name, GErr
 int co_fn qcow2_co_snapshot_load(BlockNode *node, const char *id_or_name, GError **error)
 {
     Qcow2 *s = qcow2_of(node);
-    int i = find(s, id_or_name, error);
-    const Qcow2Snapshot *sn;
     uint64_t *l1;
+    int i = find_with_l1(s, id_or_name, &l1, error);
+    const Qcow2Snapshot *sn;
 
     if (i < 0)
         return i;
     sn = &g_array_index(s->snapshots, Qcow2Snapshot, i);
-    l1 = qcow2_l1_read(s, sn->l1_table_offset, sn->l1_size, error);
-    if (!l1)
-        return -EIO;
     qcow2_exclusive_begin(s);
     free(s->l1);
     s->l1 = l1;
