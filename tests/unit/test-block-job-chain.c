@@ -72,6 +72,30 @@ static Guest *make_chain(TestRoot *t, unsigned seed)
     return g;
 }
 
+/* That chain with its guest, and what is told; requests go in the order of seed @i. */
+typedef struct Chain {
+    TestRoot t;
+    Events e;
+    Guest *g;
+} Chain;
+
+static void chain_begin(Chain *c, int i)
+{
+    sched_seed(i + 1);
+    c->t = test_root();
+    c->g = make_chain(&c->t, i);
+    events_on(&c->e, &c->t);
+}
+
+/* The guest goes on a little, and finds all that it wrote. */
+static void chain_end(Chain *c)
+{
+    guest_writes(c->g, 10);
+    guest_stop(c->g);
+    check_disk(block_user_node(c->g->user), c->g->disk, "the disk");
+    job_test_end(&c->t, &c->e, c->g);
+}
+
 static void check_chain(TestRoot *t, const char *top, const char *below)
 {
     BlockNode *node = block_node_backing(block_node_find(t->graph, top));
@@ -93,28 +117,20 @@ static void delete_node(TestRoot *t, const char *name)
 START_TEST(commits_the_middle)
 {
     GError *error = NULL;
-    TestRoot t;
-    Events e;
+    Chain c;
 
-    sched_seed(_i + 1);
-    t = test_root();
-    Guest *g = make_chain(&t, _i);
-
-    events_on(&e, &t);
-    ck_assert(start(&t, block_commit, &error, "device=c,top-node=b,base-node=a,job-id=j"));
+    chain_begin(&c, _i);
+    ck_assert(start(&c.t, block_commit, &error, "device=c,top-node=b,base-node=a,job-id=j"));
     assert_no_error(error);
     /* What is being merged is nobody else's. */
-    ck_assert_ptr_null(block_user_new(block_node_find(t.graph, "a"), "x", BLOCK_PERM_READ,
+    ck_assert_ptr_null(block_user_new(block_node_find(c.t.graph, "a"), "x", BLOCK_PERM_READ,
                                       BLOCK_PERM_ALL, &error));
     assert_error(&error, "commit job 'j'");
-    wait_event(&e, "JOB_STATUS_CHANGE j null");
-    ck_assert(seen(&e, "BLOCK_JOB_COMPLETED j "));
-    check_chain(&t, "c", "a");
-    delete_node(&t, "b");
-    guest_writes(g, 10);
-    guest_stop(g);
-    check_disk(block_user_node(g->user), g->disk, "the disk");
-    job_test_end(&t, &e, g);
+    wait_event(&c.e, "JOB_STATUS_CHANGE j null");
+    ck_assert(seen(&c.e, "BLOCK_JOB_COMPLETED j "));
+    check_chain(&c.t, "c", "a");
+    delete_node(&c.t, "b");
+    chain_end(&c);
 }
 END_TEST
 
@@ -153,31 +169,23 @@ START_TEST(commits_the_active)
 {
     bool pivot = _i % 2;
     GError *error = NULL;
-    TestRoot t;
-    Events e;
+    Chain c;
 
-    sched_seed(_i + 1);
-    t = test_root();
-    Guest *g = make_chain(&t, _i);
-
-    events_on(&e, &t);
-    ck_assert(start(&t, block_commit, &error, "device=c,base-node=a,job-id=j"));
+    chain_begin(&c, _i);
+    ck_assert(start(&c.t, block_commit, &error, "device=c,base-node=a,job-id=j"));
     assert_no_error(error);
-    wait_event(&e, "JOB_STATUS_CHANGE j ready");
-    guest_writes(g, 10);
-    BlockJob *job = block_job_find(t.graph, "j");
+    wait_event(&c.e, "JOB_STATUS_CHANGE j ready");
+    guest_writes(c.g, 10);
+    BlockJob *job = block_job_find(c.t.graph, "j");
 
     ck_assert(pivot ? block_job_complete(job, &error) : block_job_cancel(job, true, &error));
-    wait_event(&e, "JOB_STATUS_CHANGE j null");
-    ck_assert_str_eq(block_node_name(block_user_node(g->user)), pivot ? "a" : "c");
+    wait_event(&c.e, "JOB_STATUS_CHANGE j null");
+    ck_assert_str_eq(block_node_name(block_user_node(c.g->user)), pivot ? "a" : "c");
     if (pivot) {
-        delete_node(&t, "c");
-        delete_node(&t, "b");
+        delete_node(&c.t, "c");
+        delete_node(&c.t, "b");
     }
-    guest_writes(g, 10);
-    guest_stop(g);
-    check_disk(block_user_node(g->user), g->disk, "the disk");
-    job_test_end(&t, &e, g);
+    chain_end(&c);
 }
 END_TEST
 
@@ -186,24 +194,16 @@ START_TEST(streams)
     static const char *const how[] = { "device=c,job-id=j", "device=c,base-node=a,job-id=j",
                                        "device=c,bottom=b,job-id=j" };
     GError *error = NULL;
-    TestRoot t;
-    Events e;
+    Chain c;
 
-    sched_seed(_i + 1);
-    t = test_root();
-    Guest *g = make_chain(&t, _i);
-
-    events_on(&e, &t);
-    ck_assert(start(&t, block_stream, &error, how[_i % 3]));
+    chain_begin(&c, _i);
+    ck_assert(start(&c.t, block_stream, &error, how[_i % 3]));
     assert_no_error(error);
-    wait_event(&e, "JOB_STATUS_CHANGE j null");
-    ck_assert_msg(seen(&e, "JOB_STATUS_CHANGE j pending"), "%s", e.log->str);
-    check_chain(&t, "c", _i % 3 ? "a" : NULL);
-    delete_node(&t, "b");
-    guest_writes(g, 10);
-    guest_stop(g);
-    check_disk(block_user_node(g->user), g->disk, "the disk");
-    job_test_end(&t, &e, g);
+    wait_event(&c.e, "JOB_STATUS_CHANGE j null");
+    ck_assert_msg(seen(&c.e, "JOB_STATUS_CHANGE j pending"), "%s", c.e.log->str);
+    check_chain(&c.t, "c", _i % 3 ? "a" : NULL);
+    delete_node(&c.t, "b");
+    chain_end(&c);
 }
 END_TEST
 
@@ -290,36 +290,28 @@ START_TEST(pivots_to_a_shallow_copy)
     g_autoptr(json_object) filter = options_parse("driver=raw,node-name=f", NULL, NULL);
     BlockNode *above = NULL;
     GError *error = NULL;
-    TestRoot t;
-    Events e;
+    Chain c;
 
-    sched_seed(_i + 1);
-    t = test_root();
-    Guest *g = make_chain(&t, _i);
-
-    events_on(&e, &t);
+    chain_begin(&c, _i);
     if (*replaces) {
-        BlockQuiesce *quiesce = block_quiesce(t.graph, NULL, NULL);
+        BlockQuiesce *quiesce = block_quiesce(c.t.graph, NULL, NULL);
 
-        above = block_node_insert_filter(block_node_find(t.graph, "c"), filter, NULL, &error);
+        above = block_node_insert_filter(block_node_find(c.t.graph, "c"), filter, NULL, &error);
         block_resume(quiesce);
         assert_no_error(error);
     }
-    ck_assert(block_node_set_child(new_image(&t, "t"), "backing", block_node_find(t.graph, "b"), &error));
-    ck_assert_msg(start(&t, block_mirror, &error, text), "%s", error ? error->message : "");
-    wait_event(&e, "JOB_STATUS_CHANGE j ready");
-    guest_writes(g, 10);
-    ck_assert(block_job_complete(block_job_find(t.graph, "j"), &error));
-    wait_event(&e, "JOB_STATUS_CHANGE j null");
-    ck_assert(seen(&e, "BLOCK_JOB_COMPLETED j "));
-    ck_assert_str_eq(block_node_name(block_user_node(g->user)), "t");
-    check_chain(&t, "t", "b");
+    ck_assert(block_node_set_child(new_image(&c.t, "t"), "backing", block_node_find(c.t.graph, "b"), &error));
+    ck_assert_msg(start(&c.t, block_mirror, &error, text), "%s", error ? error->message : "");
+    wait_event(&c.e, "JOB_STATUS_CHANGE j ready");
+    guest_writes(c.g, 10);
+    ck_assert(block_job_complete(block_job_find(c.t.graph, "j"), &error));
+    wait_event(&c.e, "JOB_STATUS_CHANGE j null");
+    ck_assert(seen(&c.e, "BLOCK_JOB_COMPLETED j "));
+    ck_assert_str_eq(block_node_name(block_user_node(c.g->user)), "t");
+    check_chain(&c.t, "t", "b");
     block_node_put(above);
-    delete_node(&t, "c");
-    guest_writes(g, 10);
-    guest_stop(g);
-    check_disk(block_user_node(g->user), g->disk, "the disk");
-    job_test_end(&t, &e, g);
+    delete_node(&c.t, "c");
+    chain_end(&c);
 }
 END_TEST
 
@@ -336,24 +328,20 @@ START_TEST(changes_the_name_of_a_backing_file)
 {
     g_autofree char *of_b = NULL, *of_c = NULL;
     GError *error = NULL;
-    TestRoot t = test_root();
-    Guest *g = make_chain(&t, 1);
+    Chain c;
 
-    ck_assert(start(&t, block_change_backing_file, &error, "device=c,image-node-name=b,backing-file=/x/a"));
-    ck_assert(start(&t, block_change_backing_file, &error, "device=c,image-node-name=c,backing-file=b.img"));
+    chain_begin(&c, 1);
+    ck_assert(start(&c.t, block_change_backing_file, &error, "device=c,image-node-name=b,backing-file=/x/a"));
+    ck_assert(start(&c.t, block_change_backing_file, &error, "device=c,image-node-name=c,backing-file=b.img"));
     assert_no_error(error);
-    ck_assert_str_eq(backing_name(block_node_find(t.graph, "b"), &of_b), "/x/a");
-    ck_assert_str_eq(backing_name(block_node_find(t.graph, "c"), &of_c), "b.img");
-    check_chain(&t, "c", "b");
-    ck_assert(!start(&t, block_change_backing_file, &error, "device=c,image-node-name=a,backing-file=x"));
+    ck_assert_str_eq(backing_name(block_node_find(c.t.graph, "b"), &of_b), "/x/a");
+    ck_assert_str_eq(backing_name(block_node_find(c.t.graph, "c"), &of_c), "b.img");
+    check_chain(&c.t, "c", "b");
+    ck_assert(!start(&c.t, block_change_backing_file, &error, "device=c,image-node-name=a,backing-file=x"));
     assert_error(&error, "image without a backing file");
-    ck_assert(!start(&t, block_change_backing_file, &error, "device=b,image-node-name=c,backing-file=x"));
+    ck_assert(!start(&c.t, block_change_backing_file, &error, "device=b,image-node-name=c,backing-file=x"));
     assert_error(&error, "not in this backing file chain");
-    guest_writes(g, 10);
-    guest_stop(g);
-    check_disk(block_user_node(g->user), g->disk, "the disk");
-    guest_free(g);
-    test_root_free(&t);
+    chain_end(&c);
 }
 END_TEST
 
