@@ -113,6 +113,14 @@ static void collect_pending(PciDevice *dev)
             pci_msix_set_pending(dev, i);
 }
 
+void pci_msix_clear_pending(PciDevice *dev)
+{
+    if (!dev->msix)
+        return;
+    collect_pending(dev);
+    memset(dev->msix->pba, 0, pba_bytes(dev->msix->vectors));
+}
+
 /* ---- Eventfds ---- */
 
 static void irqfd_off(PciDevice *dev, MsixVector *v)
@@ -203,7 +211,8 @@ static void update_vector(PciDevice *dev, unsigned vector)
     if (masked) {
         irqfd_off(dev, v);
     } else {
-        if (*pending & 1u << vector % 8) {
+        /* What the eventfd has is the same bit: one message for both. */
+        if (take_eventfd(v) || *pending & 1u << vector % 8) {
             *pending &= ~(1u << vector % 8);
             send_message(dev, vector);
         }
@@ -335,9 +344,8 @@ void pci_msix_reset(PciDevice *dev)
     if (!m)
         return;
     pci_msix_config_changed(dev);           /* the control register is reset already */
-    collect_pending(dev);
+    pci_msix_clear_pending(dev);
     memset(m->table, 0, m->vectors * PCI_MSIX_ENTRY_SIZE);
-    memset(m->pba, 0, pba_bytes(m->vectors));
     /* 6.8.2.9: masked after a reset. */
     for (unsigned i = 0; i < m->vectors; i++)
         m->table[i * PCI_MSIX_ENTRY_SIZE + PCI_MSIX_ENTRY_VECTOR_CTRL] =

@@ -121,6 +121,7 @@ bool pci_msix_masked(const PciDevice *dev, unsigned vector);     /* or the funct
 void pci_msix_message(const PciDevice *dev, unsigned vector, uint64_t *address, uint32_t *data);
 void pci_msix_notify(PciDevice *dev, unsigned vector); /* sends, or sets pending.  VM lock */
 void pci_msix_set_pending(PciDevice *dev, unsigned vector);
+void pci_msix_clear_pending(PciDevice *dev);             /* of all: nothing of it is sent any more */
 /* An eventfd that raises @vector: through KVM's irqfd while the vector is unmasked, else polled by
  * us into the pending bit.  The data plane writes it from any thread. */
 bool pci_msix_attach_eventfd(PciDevice *dev, unsigned vector, int fd, GError **error);

@@ -197,6 +197,7 @@ static void transport_reset(VirtioTransport *t)
     p->config_vector = NO_VECTOR;
     for (unsigned i = 0; i < pci_msix_vectors(&p->pci); i++)
         p->vector_due[i] = 0;
+    pci_msix_clear_pending(&p->pci);        /* 2.4.1: no notification after a reset */
     update_intx(p);
 }
 

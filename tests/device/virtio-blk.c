@@ -227,6 +227,41 @@ START_TEST(msix_mask_and_pending)
 }
 END_TEST
 
+/* 2.4.1: after a reset there is no notification, not even one that a mask has held back. */
+START_TEST(reset_forgets_what_is_pending)
+{
+    Disk d = disk_new("", ALL_FEATURES);
+
+    test_msix_mask(d.v, 1, true);
+    read_sector(&d, 0);
+    if (_i)                                 /* the eventfd has it, or the pending bit */
+        ck_assert_uint_eq(mem_read(d.m, d.v->pba, 8), 2);
+    test_set_status(d.v, 0);
+    ck_assert_uint_eq(mem_read(d.m, d.v->pba, 8), 0);
+    test_msix_mask(d.v, 1, false);
+    ck_assert_uint_eq(msi_count(d.m, TEST_MSI_BASE + 1), 0);
+    disk_free(&d);
+}
+END_TEST
+
+/* The driver looks at the pending bit, and one more comes: still one message. */
+START_TEST(one_message_for_what_is_pending)
+{
+    Disk d = disk_new("", ALL_FEATURES & ~(1ull << VIRTIO_F_EVENT_IDX));
+
+    test_msix_mask(d.v, 1, true);
+    for (unsigned i = 0; i < 2; i++) {
+        read_sector(&d, 0);
+        ck_assert_uint_eq(mem_read(d.m, d.v->pba, 8), 2);
+    }
+    read_sector(&d, 0);
+    test_msix_mask(d.v, 1, false);
+    settle(d.m);
+    ck_assert_uint_eq(msi_count(d.m, TEST_MSI_BASE + 1), 1);
+    disk_free(&d);
+}
+END_TEST
+
 START_TEST(interrupts_without_irqfds)
 {
     TestMachine *m = test_machine_new(BOARD "-object iothread,id=io0");
@@ -345,6 +380,8 @@ static void add_tests(TCase *tc)
     tcase_add_test(tc, wrong_properties);
     tcase_add_loop_test(tc, iothread_map, 0, G_N_ELEMENTS(maps));
     tcase_add_loop_test(tc, msix_mask_and_pending, 0, 2);
+    tcase_add_loop_test(tc, reset_forgets_what_is_pending, 0, 2);
+    tcase_add_test(tc, one_message_for_what_is_pending);
     tcase_add_loop_test(tc, interrupts_without_irqfds, 0, 2);
     tcase_add_test(tc, intx);
     tcase_add_loop_test(tc, event_idx_suppresses, 0, 2);
