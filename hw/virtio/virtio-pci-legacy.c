@@ -83,6 +83,29 @@ static void set_page(VirtioPci *p, Virtqueue *vq, uint32_t page)
     virtio_enable_queue(p->vdev, vq->index);
 }
 
+/*
+ * Linux before 2.6.34 lets a legacy device work without Bus Master Enable.  Such a driver is known
+ * by its second step (3.1.1).
+ */
+static void enable_bus_master(VirtioPci *p)
+{
+    uint16_t command = ld_le16(p->pci.config + PCI_COMMAND);
+
+    if (!(command & PCI_COMMAND_MASTER))
+        pci_config_write(&p->pci, PCI_COMMAND, command | PCI_COMMAND_MASTER, 2);
+}
+
+static void set_status(VirtioPci *p, uint8_t status)
+{
+    if (!status) {
+        reset_and_wait(p);
+        return;
+    }
+    if (status == (VIRTIO_STATUS_ACKNOWLEDGE | VIRTIO_STATUS_DRIVER))
+        enable_bus_master(p);
+    virtio_set_status(p->vdev, status);
+}
+
 static void legacy_write(void *opaque, uint64_t offset, uint64_t value, unsigned size)
 {
     VirtioPci *p = opaque;
@@ -107,10 +130,7 @@ static void legacy_write(void *opaque, uint64_t offset, uint64_t value, unsigned
         virtio_kick(p->vdev, value);
         break;
     case VIRTIO_PCI_STATUS:
-        if (value)
-            virtio_set_status(p->vdev, value);
-        else
-            reset_and_wait(p);
+        set_status(p, value);
         break;
     case VIRTIO_MSI_CONFIG_VECTOR:
         virtio_pci_set_vector(p, -1, value);

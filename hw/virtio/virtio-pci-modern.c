@@ -62,7 +62,8 @@ static uint32_t read_field(const VirtioPci *p, unsigned offset)
 
     switch (offset) {
     case VIRTIO_PCI_COMMON_DFSELECT: return p->device_feature_select;
-    case VIRTIO_PCI_COMMON_DF: return half(vdev->host_features, p->device_feature_select);
+    case VIRTIO_PCI_COMMON_DF:
+        return half(vdev->host_features & ~VIRTIO_LEGACY_FEATURES, p->device_feature_select);
     case VIRTIO_PCI_COMMON_GFSELECT: return p->driver_feature_select;
     case VIRTIO_PCI_COMMON_GF: return half(vdev->guest_features, p->driver_feature_select);
     case VIRTIO_PCI_COMMON_MSIX: return p->config_vector;

@@ -290,7 +290,7 @@ static void run_state_changed(void *opaque, bool running)
 /* 3.1.1, step 5 and 6: is what the driver has chosen a set that works? */
 static bool features_acceptable(VirtioDevice *vdev)
 {
-    uint64_t unknown = vdev->guest_features & ~vdev->host_features;
+    uint64_t unknown = vdev->guest_features & ~(vdev->host_features & ~VIRTIO_LEGACY_FEATURES);
 
     if (unknown) {
         guest_error(virtio_name(vdev), "features 0x%" PRIx64 " were not offered", unknown);

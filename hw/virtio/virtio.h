@@ -35,6 +35,9 @@ enum {
 #define VIRTIO_F_INDIRECT_DESC VIRTIO_RING_F_INDIRECT_DESC
 #define VIRTIO_F_EVENT_IDX VIRTIO_RING_F_EVENT_IDX
 
+/* What only the legacy interface offers (6.3): of the modern one these bits are reserved. */
+#define VIRTIO_LEGACY_FEATURES (1ull << VIRTIO_F_NOTIFY_ON_EMPTY | 1ull << VIRTIO_F_ANY_LAYOUT)
+
 /* ISR status bits (4.1.4.5). */
 enum { VIRTIO_ISR_QUEUE = 1, VIRTIO_ISR_CONFIG = 2 };
 

@@ -115,6 +115,19 @@ START_TEST(reads)
 }
 END_TEST
 
+/* Old drivers never set Bus Master Enable. */
+START_TEST(a_driver_that_forgets_bus_mastering)
+{
+    Legacy l = legacy_new("disable-modern=on");
+
+    pci_config_write(l.pci, PCI_COMMAND, PCI_COMMAND_IO, 2);
+    legacy_start(&l, 0);
+    ck_assert_uint_eq(pci_config_read(l.pci, PCI_COMMAND, 2), PCI_COMMAND_IO | PCI_COMMAND_MASTER);
+    legacy_read(&l, 0, VIRTIO_BLK_S_OK);
+    test_machine_free(l.m);
+}
+END_TEST
+
 START_TEST(msix)
 {
     Legacy l = legacy_new("disable-modern=on");
@@ -168,6 +181,9 @@ START_TEST(modern_beside_it)
                        { l.page + 64, 1, true } };
 
     test_virtio_start(v, ~0ull, 1, 0);
+    /* Features of the old interface are not of the new one (6.3). */
+    ck_assert_uint_eq(v->offered >> VIRTIO_F_ANY_LAYOUT & 1, 0);
+    ck_assert_uint_eq(v->offered >> VIRTIO_F_NOTIFY_ON_EMPTY & 1, 0);
     header[64] = 0xee;
     ck_assert_uint_eq(test_queue_do(v->queues[0], b, 3, true), 513);
     ck_assert_uint_eq(header[64], VIRTIO_BLK_S_OK);
@@ -205,6 +221,7 @@ static void add_tests(TCase *tc)
 {
     tcase_set_timeout(tc, 120);
     tcase_add_loop_test(tc, reads, 0, G_N_ELEMENTS(variants));
+    tcase_add_test(tc, a_driver_that_forgets_bus_mastering);
     tcase_add_test(tc, msix);
     tcase_add_loop_test(tc, identity, 0, G_N_ELEMENTS(variants));
     tcase_add_test(tc, types_by_name);
