@@ -17,6 +17,13 @@ static unsigned seg_max(const VirtioBlk *blk)
     return blk->seg_max_adjust ? blk->queue_size - 2 : 128 - 2;
 }
 
+/* Of a request: the header, the status and seg_max buffers, or as many as the ring holds (2.7.5.3),
+ * for a driver that has not asked for seg_max. */
+static unsigned parts_max(const VirtioBlk *blk)
+{
+    return MAX(seg_max(blk) + 2, blk->queue_size) + SPARE_PARTS;
+}
+
 /* ---- Features (5.2.3) and configuration (5.2.4) ---- */
 
 static uint64_t feature_if(bool on, unsigned bit)
@@ -30,7 +37,7 @@ static uint64_t blk_get_features(VirtioDevice *vdev, uint64_t offered)
 
     return feature_if(true, VIRTIO_BLK_F_SEG_MAX) | feature_if(true, VIRTIO_BLK_F_GEOMETRY) |
            feature_if(true, VIRTIO_BLK_F_TOPOLOGY) | feature_if(true, VIRTIO_BLK_F_BLK_SIZE) |
-           feature_if(true, VIRTIO_BLK_F_FLUSH) |
+           feature_if(blk->write_cache || blk->config_wce, VIRTIO_BLK_F_FLUSH) |
            feature_if(blk->config_wce, VIRTIO_BLK_F_CONFIG_WCE) |
            feature_if(blk->num_queues > 1, VIRTIO_BLK_F_MQ) |
            feature_if(block_node_read_only(blk->drive), VIRTIO_BLK_F_RO) |
@@ -157,6 +164,22 @@ static bool settle_sizes(VirtioBlk *blk, GError **error)
     return true;
 }
 
+/* False, which ends the walk: @obj is another disk with the bootindex of @opaque. */
+static bool bootindex_differs(Object *obj, void *opaque)
+{
+    const VirtioBlk *blk = opaque;
+
+    return obj == opaque || !obj->realized || !object_is_a(obj, "virtio-blk-device") ||
+           VIRTIO_BLK(obj)->bootindex != blk->bootindex;
+}
+
+static bool check_bootindex(VirtioBlk *blk, GError **error)
+{
+    if (blk->bootindex < 0 || object_walk(OBJECT(blk->vdev.dev.machine), bootindex_differs, blk))
+        return true;
+    return fail(error, ERR_IN_USE, "The bootindex %d has already been used", blk->bootindex);
+}
+
 static bool check_props(VirtioBlk *blk, GError **error)
 {
     if (!blk->drive)
@@ -229,15 +252,16 @@ static bool blk_realize(Object *obj, GError **error)
     VirtioBlk *blk = VIRTIO_BLK(obj);
     Object *iothreads[QUEUES_MAX];
 
-    if (!check_props(blk, error) || !choose_iothreads(blk, iothreads, error) ||
-        !settle_sizes(blk, error) || !attach_drive(blk, error))
+    if (!check_props(blk, error) || !check_bootindex(blk, error) ||
+        !choose_iothreads(blk, iothreads, error) || !settle_sizes(blk, error) ||
+        !attach_drive(blk, error))
         return false;
     blk->write_cache = block_user_write_cache(blk->user);
     update_capacity(blk);
     blk->queues = g_new0(BlkQueue, blk->num_queues);
     for (unsigned i = 0; i < blk->num_queues; i++) {
         Virtqueue *vq = virtio_add_queue(&blk->vdev, blk->queue_size, virtio_blk_kick);
-        virtio_blk_queue_init(&blk->queues[i], blk, vq, seg_max(blk) + 2 + SPARE_PARTS);
+        virtio_blk_queue_init(&blk->queues[i], blk, vq, parts_max(blk));
         if (iothreads[i])
             virtio_set_queue_loop(&blk->vdev, i, iothread_loop(iothreads[i]));
     }

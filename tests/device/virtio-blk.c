@@ -177,6 +177,58 @@ START_TEST(configuration)
 }
 END_TEST
 
+/* A cache that writes through and cannot be switched has nothing to flush. */
+static const struct {
+    const char *options;
+    bool flush, config_wce, wce;
+} caches[] = {
+    { "", true, true, true },
+    { ",write-cache=off", true, true, false },
+    { ",config-wce=off", true, false, true },
+    { ",write-cache=off,config-wce=off", false, false, false },
+};
+
+START_TEST(write_cache)
+{
+    Disk d = disk_new(caches[_i].options, ALL_FEATURES);
+
+    ck_assert_uint_eq(d.v->offered >> VIRTIO_BLK_F_FLUSH & 1, caches[_i].flush);
+    ck_assert_uint_eq(d.v->offered >> VIRTIO_BLK_F_CONFIG_WCE & 1, caches[_i].config_wce);
+    ck_assert_uint_eq(mem_read(d.m, d.v->config + offsetof(struct virtio_blk_config, wce), 1),
+                      caches[_i].wce);
+    disk_free(&d);
+}
+END_TEST
+
+/* seg_max binds who has negotiated it; a chain may fill the ring (2.7.5.3.1). */
+START_TEST(as_many_buffers_as_the_ring_has)
+{
+    enum { SLOTS = 256, SECTORS = SLOTS - 2 };
+    Disk d = disk_new(",seg-max-adjust=off", 0);
+    TestBuffer b[SLOTS] = { { d.header, 16, false } };
+
+    for (unsigned i = 0; i < SECTORS; i++)
+        b[1 + i] = (TestBuffer){ d.data, 512, true };
+    b[1 + SECTORS] = (TestBuffer){ d.status, 1, true };
+    set_header(&d, VIRTIO_BLK_T_IN, 0);
+    ck_assert_uint_eq(test_queue_do(d.q, b, SLOTS, false), SECTORS * 512 + 1);
+    ck_assert_uint_eq(disk_status(&d), VIRTIO_BLK_S_OK);
+    disk_free(&d);
+}
+END_TEST
+
+DEVICE_TEST(one_device_a_bootindex, BOARD "-blockdev null-co,node-name=disk0,size=1M "
+                                          "-blockdev null-co,node-name=disk1,size=1M")
+{
+    PciDevice *first = add_device(m, "virtio-blk-pci,drive=disk0,bootindex=1,id=first");
+    g_autofree char *error = device_error(m, "virtio-blk-pci,drive=disk1,bootindex=1");
+
+    ck_assert_msg(strstr(error, "The bootindex 1 has already been used"), "%s", error);
+    device_delete(&first->dev);
+    add_device(m, "virtio-blk-pci,drive=disk1,bootindex=1");
+    add_device(m, "virtio-blk-pci,drive=disk0");
+}
+
 DEVICE_TEST(wrong_properties, BOARD "-blockdev null-co,node-name=disk0,size=1M")
 {
     static const struct {
@@ -377,6 +429,9 @@ static void add_tests(TCase *tc)
     tcase_add_loop_test(tc, any_layout, 0, 2);
     tcase_add_test(tc, read_only_disk);
     tcase_add_test(tc, configuration);
+    tcase_add_loop_test(tc, write_cache, 0, G_N_ELEMENTS(caches));
+    tcase_add_test(tc, as_many_buffers_as_the_ring_has);
+    tcase_add_test(tc, one_device_a_bootindex);
     tcase_add_test(tc, wrong_properties);
     tcase_add_loop_test(tc, iothread_map, 0, G_N_ELEMENTS(maps));
     tcase_add_loop_test(tc, msix_mask_and_pending, 0, 2);
