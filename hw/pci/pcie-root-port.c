@@ -36,6 +36,22 @@ static void root_port_config_written(PciDevice *dev, unsigned offset, unsigned s
             pci_bus_reset_device(bus->devices[i]);
 }
 
+/* Chassis and slot are what a person finds the card by: no two slots may have the same. */
+static bool check_place(const PcieRootPort *p, GError **error)
+{
+    const PciBus *bus = PCI_BUS(p->bridge.pci.dev.bus);
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(bus->devices); i++) {
+        const PcieRootPort *other = (const PcieRootPort *)bus->devices[i];
+        if (!other || other == p || !object_is_a(OBJECT(other), "pcie-root-port") ||
+            other->chassis != p->chassis || other->slot_number != p->slot_number)
+            continue;
+        fail(error, ERR_IN_USE, "chassis %u has a slot %u already", p->chassis, p->slot_number);
+        return error_hint(error, "chassis= gives each port a number of its own");
+    }
+    return true;
+}
+
 /* For the slot's events. */
 static bool add_msix(PcieRootPort *p, GError **error)
 {
@@ -60,6 +76,8 @@ static bool root_port_realize(Object *obj, GError **error)
         return fail(error, ERR_INVALID_PARAMETER,
                     "a root port goes on the root bus of PCI Express, not on '%s'",
                     dev->dev.bus->obj.name);
+    if (!check_place(p, error))
+        return false;
     dev->intx_pin = 1;
     cap = pcie_add_capability(dev, PCI_EXP_TYPE_ROOT_PORT, p->port);
     pcie_slot_init(&p->slot, dev, p->bridge.bus, p->slot_number ? p->slot_number : p->chassis,

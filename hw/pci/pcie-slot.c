@@ -93,7 +93,8 @@ static bool update_status(PcieSlot *s)
 
     s->bus->off = !powered(s);
     set_bits(reg(s, PCI_EXP_SLTSTA), PCI_EXP_SLTSTA_PDS, occupied(s) ? PCI_EXP_SLTSTA_PDS : 0);
-    set_bits(link, PCI_EXP_LNKSTA_DLLLA, occupied(s) && powered(s) ? PCI_EXP_LNKSTA_DLLLA : 0);
+    if (s->hotplug)                         /* else it is not reported, and 0 (7.5.3.8) */
+        set_bits(link, PCI_EXP_LNKSTA_DLLLA, occupied(s) && powered(s) ? PCI_EXP_LNKSTA_DLLLA : 0);
     return before != ld_le16(link);
 }
 

@@ -20,6 +20,9 @@ uint8_t pcie_add_capability(PciDevice *dev, unsigned type, unsigned port)
     dev->exp_cap = cap;
     st_le16(c + PCI_EXP_FLAGS, EXP_CAP_VERSION | type << 4);
     st_le32(c + PCI_EXP_DEVCAP, PCI_EXP_DEVCAP_RBER);
+    /* 7.5.3.4, the defaults: relaxed ordering, no snoop, reads of 512 bytes. */
+    st_le16(c + PCI_EXP_DEVCTL, PCI_EXP_DEVCTL_RELAX_EN | PCI_EXP_DEVCTL_NOSNOOP_EN |
+                                    PCI_EXP_DEVCTL_READRQ_512B);
     st_le16(w + PCI_EXP_DEVCTL, PCI_EXP_DEVCTL_CERE | PCI_EXP_DEVCTL_NFERE | PCI_EXP_DEVCTL_FERE |
                                     PCI_EXP_DEVCTL_URRE | PCI_EXP_DEVCTL_RELAX_EN |
                                     PCI_EXP_DEVCTL_PAYLOAD | PCI_EXP_DEVCTL_NOSNOOP_EN |

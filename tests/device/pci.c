@@ -177,6 +177,34 @@ DEVICE_TEST(root_ports, BOARD)
     ck_assert_msg(strstr(text, "\"secondary\": 5"), "%s", text);
 }
 
+DEVICE_TEST(ports_have_places_of_their_own, BOARD)
+{
+    add_device(m, "pcie-root-port,chassis=1,slot=2");
+    g_autofree char *twice = device_error(m, "pcie-root-port,chassis=1,slot=2,id=second");
+    ck_assert_msg(strstr(twice, "chassis 1 has a slot 2 already"), "%s", twice);
+    add_device(m, "pcie-root-port,chassis=1,slot=3");
+    add_device(m, "pcie-root-port");
+    g_autofree char *unset = device_error(m, "pcie-root-port,id=third");
+    ck_assert_msg(strstr(unset, "chassis 0 has a slot 0"), "%s", unset);
+}
+
+/* What the registers have before anybody writes to them (PCIe, 7.5.3.4 and 7.5.3.8). */
+DEVICE_TEST(express_defaults, BOARD "-device pcie-root-port,id=fixed,chassis=1,hotplug=off "
+                                    "-device virtio-rng-pci,bus=fixed,id=card")
+{
+    PciDevice *port = find_pci(m, "fixed"), *card = find_pci(m, "card");
+    unsigned control = card->exp_cap + PCI_EXP_DEVCTL, status = port->exp_cap + PCI_EXP_LNKSTA;
+    uint16_t value = PCI_EXP_DEVCTL_RELAX_EN | PCI_EXP_DEVCTL_NOSNOOP_EN | PCI_EXP_DEVCTL_READRQ_512B;
+
+    ck_assert_uint_eq(pci_config_read(card, control, 2), value);
+    pci_config_write(card, control, 0, 2);
+    ck_assert_uint_eq(pci_config_read(card, control, 2), 0);
+    reset_machine(m);
+    ck_assert_uint_eq(pci_config_read(card, control, 2), value);
+    /* Link active is for ports that report it. */
+    ck_assert_uint_eq(pci_config_read(port, status, 2) & PCI_EXP_LNKSTA_DLLLA, 0);
+}
+
 DEVICE_TEST(state_of_ports_and_devices, BOARD)
 {
     PciDevice *port = add_device(m, "pcie-root-port,id=p,addr=3");
@@ -288,6 +316,8 @@ static void add_tests(TCase *tc)
     tcase_add_test(tc, bars_follow_the_registers);
     tcase_add_test(tc, configuration_access_capability);
     tcase_add_test(tc, root_ports);
+    tcase_add_test(tc, ports_have_places_of_their_own);
+    tcase_add_test(tc, express_defaults);
     tcase_add_test(tc, state_of_ports_and_devices);
     tcase_add_test(tc, msi_mask_and_pending);
     tcase_add_loop_test(tc, scribbled_registers, 0, 8);

@@ -86,8 +86,9 @@ static const Choice q35_choices[] = {
     { 1, "-blockdev fuzz-disk,node-name=d1 -device virtio-blk-pci,drive=d1", "" },
     { 2, "-device pvpanic -device isa-debug-exit", "" },
     { 3, "-device virtio-rng-pci-transitional", "" },
-    { 4, "-device pcie-root-port,id=rp1,multifunction=on,addr=5.0 "
-         "-device pcie-root-port,id=rp2,addr=5.1 -device virtio-rng-pci,bus=rp2", "" },
+    { 4, "-device pcie-root-port,id=rp1,chassis=1,multifunction=on,addr=5.0 "
+         "-device pcie-root-port,id=rp2,chassis=2,addr=5.1 "
+         "-device virtio-rng-pci,bus=rp2", "" },
     {}
 };
 
