@@ -1,5 +1,10 @@
 #include "src/base/crc32c.h"
+#include <glib.h>
+#include <stdbool.h>
 #include <string.h>
+#ifdef __x86_64__
+#include <cpuid.h>
+#endif
 
 /* What four bits add, by the polynomial 0x1edc6f41 with its bits reversed. */
 static const uint32_t nibbles[16] = {
@@ -35,12 +40,26 @@ static uint32_t by_instruction(uint32_t crc, const void *data, size_t bytes)
         sum = __builtin_ia32_crc32qi(sum, *at++);
     return ~(uint32_t)sum;
 }
+
+/* Not __builtin_cpu_supports: that has libgcc ask for all there is to know whenever a program starts, and in
+ * a virtual machine each CPUID is an exit. */
+static bool has_instruction(void)
+{
+    static gsize answer;                   /* 1: no, 2: yes */
+
+    if (g_once_init_enter(&answer)) {
+        unsigned a, b, c = 0, d;
+
+        g_once_init_leave(&answer, __get_cpuid(1, &a, &b, &c, &d) && c & bit_SSE4_2 ? 2 : 1);
+    }
+    return answer == 2;
+}
 #endif
 
 uint32_t crc32c(uint32_t crc, const void *data, size_t bytes)
 {
 #ifdef __x86_64__
-    if (__builtin_cpu_supports("sse4.2"))
+    if (has_instruction())
         return by_instruction(crc, data, bytes);
 #endif
     return crc32c_portable(crc, data, bytes);

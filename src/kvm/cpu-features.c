@@ -98,6 +98,28 @@ const char *feature_name(unsigned feature)
     return feature < FEATURE_MAX ? feature_words[feature / 32].names[feature % 32] : NULL;
 }
 
+static const char *all_names[FEATURE_MAX + 1];
+static GHashTable *by_name;                /* the feature and one */
+
+/* Filled before main(), as the registry of types is: read-only afterwards. */
+static void __attribute__((constructor(200))) collect_names(void)
+{
+    unsigned n = 0;
+    by_name = g_hash_table_new(g_str_hash, g_str_equal);
+    for (unsigned i = 0; i < FEATURE_MAX; i++) {
+        const char *name = feature_name(i);
+        if (!name || g_hash_table_contains(by_name, name))
+            continue;                      /* the second bit of kvmclock */
+        all_names[n++] = name;
+        g_hash_table_insert(by_name, (char *)name, GUINT_TO_POINTER(i + 1));
+    }
+}
+
+const char *const *cpu_feature_names(void)
+{
+    return all_names;
+}
+
 int feature_find(const char *name)
 {
     g_autofree char *key = g_strdup(name);
@@ -107,12 +129,7 @@ int feature_find(const char *name)
             g_free(key);
             key = g_strdup(aliases[i].name);
         }
-    for (unsigned i = 0; i < FEATURE_MAX; i++) {
-        const char *candidate = feature_name(i);
-        if (candidate && !strcmp(candidate, key))
-            return i;
-    }
-    return -1;
+    return (int)GPOINTER_TO_UINT(g_hash_table_lookup(by_name, key)) - 1;
 }
 
 bool feature_get(const FeatureSet *set, unsigned feature)
@@ -148,20 +165,4 @@ void feature_put_list(FeatureSet *set, const char *names, bool on)
         if (feature >= 0)
             feature_put(set, feature, on);
     }
-}
-
-static const char *all_names[FEATURE_MAX + 1];
-
-/* Filled before main(), as the registry of types is: read-only afterwards. */
-static void __attribute__((constructor(200))) collect_names(void)
-{
-    unsigned n = 0;
-    for (unsigned i = 0; i < FEATURE_MAX; i++)
-        if (feature_name(i) && i != FEAT_KVM_EAX * 32 + 3)
-            all_names[n++] = feature_name(i);
-}
-
-const char *const *cpu_feature_names(void)
-{
-    return all_names;
 }
