@@ -1,15 +1,18 @@
 /* Inside the monitor: the set of a machine's monitors, and one QMP session. */
 #pragma once
+#include <pthread.h>
 #include "monitor/dispatch.h"
 #include "monitor/monitor.h"
 
 typedef struct HmpSession HmpSession;
 typedef struct EventThrottle EventThrottle;
 
-/* What a machine's monitors have in common; vm->monitors. */
+/* What a machine's monitors have in common; vm->monitors.  The main thread's, but for @clients. */
 typedef struct MonitorSet {
     Vm *vm;
-    GPtrArray *clients;                    /* of MonitorClient: connected QMP sessions */
+    pthread_mutex_t lock;                  /* for clients; taken before a client's own */
+    GPtrArray *clients;                    /* of MonitorClient: connected QMP sessions.  Any thread adds,
+                                              the main thread removes */
     GPtrArray *shells;                     /* of HmpSession */
     GPtrArray *listeners;                  /* what accept() needs of each listening socket */
     EventThrottle *throttle;
@@ -20,10 +23,11 @@ typedef struct MonitorSet {
 } MonitorSet;
 MonitorSet *monitor_set_of(Vm *vm);        /* made at first use */
 
-/* A QMP session on a chardev.  @single_use: the chardev is one connection of a listening socket, and
- * the session ends with it. */
-MonitorClient *monitor_client_new(Vm *vm, Chardev *chr, bool pretty, bool single_use,
-                                  GError **error);
+/* A QMP session on a chardev. */
+MonitorClient *monitor_client_new(Vm *vm, Chardev *chr, bool pretty, GError **error);
+/* The same on one connection of a listening socket, with which it ends; takes over the reference.  In the
+ * connection's loop. */
+void monitor_client_accept(MonitorSet *set, Chardev *connection, bool pretty);
 void monitor_client_close(MonitorClient *client);
 /* An event, written once for all clients: the object without its last brace, plain and pretty (NULL:
  * no client is).  Queued, or dropped if the client has not negotiated yet. */

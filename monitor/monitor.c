@@ -26,12 +26,14 @@ static GBytes *open_text(json_object *message, bool pretty)
 static void tell_clients(MonitorSet *set, json_object *message)
 {
     MonitorEvent event = { { NULL, NULL } };
+    pthread_mutex_lock(&set->lock);
     for (guint i = set->clients->len; i-- > 0;) {
         bool pretty = monitor_client_is_pretty(set->clients->pdata[i]);
         if (!event.text[pretty])
             event.text[pretty] = open_text(message, pretty);
         monitor_client_event(set->clients->pdata[i], &event);
     }
+    pthread_mutex_unlock(&set->lock);
     g_clear_pointer(&event.text[false], g_bytes_unref);
     g_clear_pointer(&event.text[true], g_bytes_unref);
 }
@@ -71,7 +73,7 @@ static void on_event(const char *name, json_object *data, void *opaque)
 
 /* Each connection of a listening socket is a session of its own. */
 typedef struct Listener {
-    Vm *vm;
+    MonitorSet *set;
     bool pretty;
     Chardev *chardev;                      /* busy: chardev-remove does not take it away */
 } Listener;
@@ -79,6 +81,7 @@ typedef struct Listener {
 static void listener_free(void *opaque)
 {
     Listener *listener = opaque;
+    chardev_listen_end(listener->chardev);
     object_unparent(OBJECT(listener->chardev));
     g_free(listener);
 }
@@ -89,6 +92,7 @@ MonitorSet *monitor_set_of(Vm *vm)
         return vm->monitors;
     MonitorSet *set = g_new0(MonitorSet, 1);
     set->vm = vm;
+    pthread_mutex_init(&set->lock, NULL);
     set->clients = g_ptr_array_new();
     set->shells = g_ptr_array_new();
     set->listeners = g_ptr_array_new_with_free_func(listener_free);
@@ -98,21 +102,22 @@ MonitorSet *monitor_set_of(Vm *vm)
     return set;
 }
 
+/* In the I/O loop: a client is served from its first byte, whatever the main loop is busy with. */
 static void accepted(Chardev *connection, void *opaque)
 {
     Listener *listener = opaque;
-    g_autoptr(GError) error = NULL;
-    if (!monitor_client_new(listener->vm, connection, listener->pretty, true, &error))
-        error_report(error);
+    monitor_client_accept(listener->set, connection, listener->pretty);
 }
 
 bool monitor_add_qmp(Vm *vm, Chardev *chr, bool pretty, GError **error)
 {
     g_autoptr(GError) single = NULL;
+    MonitorSet *set = monitor_set_of(vm);
     Listener *listener = g_new(Listener, 1);
-    *listener = (Listener){ vm, pretty, chr };
-    if (chardev_listen_many(chr, accepted, listener, &single)) {
-        g_ptr_array_add(monitor_set_of(vm)->listeners, listener);
+    *listener = (Listener){ set, pretty, chr };
+    if (chardev_listen_many(chr, set->io_loop ? set->io_loop : loop_main(), accepted, listener,
+                            &single)) {
+        g_ptr_array_add(set->listeners, listener);
         return true;
     }
     g_free(listener);
@@ -120,7 +125,7 @@ bool monitor_add_qmp(Vm *vm, Chardev *chr, bool pretty, GError **error)
         g_propagate_error(error, g_steal_pointer(&single));
         return false;
     }
-    return monitor_client_new(vm, chr, pretty, false, error) != NULL;
+    return monitor_client_new(vm, chr, pretty, error) != NULL;
 }
 
 static void *run_io(void *opaque)
@@ -176,6 +181,7 @@ void monitor_cleanup(Vm *vm)
     event_throttle_free(set->throttle);
     g_ptr_array_unref(set->clients);
     g_ptr_array_unref(set->shells);
+    pthread_mutex_destroy(&set->lock);
     g_clear_pointer(&vm->monitors, g_free);
 }
 

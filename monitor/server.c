@@ -464,8 +464,16 @@ static void run_next(void *opaque)
 
 /* ---- input: the I/O loop's thread ---- */
 
-/* Under the lock.  A question that may be answered in any thread is answered in this one, if that keeps
- * the order of commands; it has no events that have to be told before the reply. */
+/* A question that may be answered in any thread, and has no events that have to be told before the reply;
+ * or what concerns nothing but the session. */
+static bool needs_no_main_loop(const char *name)
+{
+    const QmpCommand *command = qmp_command_find(name);
+    return command && ((command->oob && g_str_has_prefix(name, "query-")) ||
+                       !strcmp(name, "qmp_capabilities"));
+}
+
+/* Under the lock.  What need not wait for the main loop does not, if that keeps the order of commands. */
 static bool runs_here(MonitorClient *c, json_object *message)
 {
     json_object *name;
@@ -473,12 +481,10 @@ static bool runs_here(MonitorClient *c, json_object *message)
         return false;
     if (c->oob && json_object_object_get_ex(message, "exec-oob", NULL))
         return true;
-    if (c->loop == loop_main() || !c->negotiated || c->handlers || c->requests.length ||
-        !json_object_object_get_ex(message, "execute", &name) ||
-        !json_object_is_type(name, json_type_string))
-        return false;
-    const QmpCommand *command = qmp_command_find(json_object_get_string(name));
-    return command && command->oob && g_str_has_prefix(command->name, "query-");
+    return c->loop != loop_main() && !c->handlers && !c->requests.length &&
+           json_object_object_get_ex(message, "execute", &name) &&
+           json_object_is_type(name, json_type_string) &&
+           needs_no_main_loop(json_object_get_string(name));
 }
 
 /* Takes over @message and @error. */
@@ -628,6 +634,12 @@ static void close_later(void *opaque)
     client_unref(c);
 }
 
+static void close_in_main_loop(MonitorClient *c)
+{
+    g_atomic_int_inc(&c->refs);
+    loop_post(loop_main(), close_later, c);
+}
+
 static void session_end(MonitorClient *c)
 {
     clear_input(c);
@@ -635,10 +647,8 @@ static void session_end(MonitorClient *c)
     c->connected = c->ending = false;
     clear_queues(c);
     unlock(c);
-    if (c->single_use) {
-        g_atomic_int_inc(&c->refs);
-        loop_post(loop_main(), close_later, c);
-    }
+    if (c->single_use)
+        close_in_main_loop(c);
 }
 
 static void on_char_event(void *opaque, CharEvent event)
@@ -692,18 +702,15 @@ static void detach(void *opaque)
         chardev_set_loop(c->chardev, loop_main());
 }
 
-MonitorClient *monitor_client_new(Vm *vm, Chardev *chr, bool pretty, bool single_use,
-                                  GError **error)
+/* One of the set's, not attached yet. */
+static MonitorClient *add_client(MonitorSet *set, Chardev *chr, Loop *loop, bool pretty)
 {
-    MonitorSet *set = monitor_set_of(vm);
     MonitorClient *c = g_new0(MonitorClient, 1);
-    AttachCall call = { c, error, false };
-    c->vm = vm;
+    c->vm = set->vm;
     c->chardev = chr;
     c->pretty = pretty;
-    c->single_use = single_use;
     c->refs = 1;
-    c->loop = set->io_loop && chardev_set_loop(chr, set->io_loop) ? set->io_loop : loop_main();
+    c->loop = loop;
     c->input = g_byte_array_new();
     c->fds = g_array_new(FALSE, FALSE, sizeof(PassedFd));
     c->stream = json_stream_new(JSON_STREAM_MAX_BYTES);
@@ -714,12 +721,36 @@ MonitorClient *monitor_client_new(Vm *vm, Chardev *chr, bool pretty, bool single
     monitor_output_init(&c->out, &c->front);
     loop_bh_init(&c->run, loop_main(), run_next, c);
     loop_bh_init(&c->io, c->loop, client_pump, c);
+    pthread_mutex_lock(&set->lock);
     g_ptr_array_add(set->clients, c);
+    pthread_mutex_unlock(&set->lock);
+    return c;
+}
+
+MonitorClient *monitor_client_new(Vm *vm, Chardev *chr, bool pretty, GError **error)
+{
+    MonitorSet *set = monitor_set_of(vm);
+    bool moved = set->io_loop && chardev_set_loop(chr, set->io_loop);
+    MonitorClient *c = add_client(set, chr, moved ? set->io_loop : loop_main(), pretty);
+    AttachCall call = { c, error, false };
     loop_call(c->loop, attach, &call);
     if (call.ok)
         return c;
     monitor_client_close(c);
     return NULL;
+}
+
+void monitor_client_accept(MonitorSet *set, Chardev *connection, bool pretty)
+{
+    g_autoptr(GError) error = NULL;
+    MonitorClient *c = add_client(set, connection, loop_current(), pretty);
+    AttachCall call = { c, &error, false };
+    c->single_use = true;
+    attach(&call);
+    if (call.ok)
+        return;
+    error_report(error);
+    close_in_main_loop(c);
 }
 
 static void client_unref(MonitorClient *c)
@@ -741,7 +772,10 @@ void monitor_client_close(MonitorClient *c)
     if (c->closed)
         return;
     c->closed = true;
-    g_ptr_array_remove(monitor_set_of(c->vm)->clients, c);
+    MonitorSet *set = monitor_set_of(c->vm);
+    pthread_mutex_lock(&set->lock);
+    g_ptr_array_remove(set->clients, c);
+    pthread_mutex_unlock(&set->lock);
     loop_call(c->loop, detach, c);
     loop_bh_cancel(&c->run);
     client_unref(c);

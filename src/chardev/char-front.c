@@ -372,17 +372,22 @@ void chardev_update(Chardev *cd)
     loop_bh_schedule(&cd->update);
 }
 
-bool chardev_set_loop(Chardev *cd, Loop *loop)
+void chardev_move(Chardev *cd, Loop *loop)
 {
-    const CharOps *ops = ops_of(cd);
-    if (loop != loop_main() && (!ops->any_loop || !ops->any_loop(cd)))
-        return false;
     loop_bh_cancel(&cd->update);
     loop_fd_remove(g_steal_pointer(&cd->in_watch));
     loop_fd_remove(g_steal_pointer(&cd->out_watch));
     cd->loop = loop;
     loop_bh_init(&cd->update, loop, update, cd);
     chardev_update(cd);
+}
+
+bool chardev_set_loop(Chardev *cd, Loop *loop)
+{
+    const CharOps *ops = ops_of(cd);
+    if (loop != loop_main() && (!ops->any_loop || !ops->any_loop(cd)))
+        return false;
+    chardev_move(cd, loop);
     return true;
 }
 

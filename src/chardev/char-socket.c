@@ -142,6 +142,7 @@ static void hand_over(CharSocket *s, int fd)
     object_set_context(&connection->cd.obj, object_root(&s->cd.obj));
     connection->nodelay = s->nodelay;
     connection->text = g_strdup(s->text);
+    chardev_move(&connection->cd, s->cd.loop);
     use_connection(connection, fd);
     s->accept(&connection->cd, s->accept_opaque);
 }
@@ -166,7 +167,7 @@ static void update_listening(CharSocket *s)
     if (!listens)
         loop_fd_remove(g_steal_pointer(&s->listen_watch));
     else if (!s->listen_watch)
-        s->listen_watch = loop_add_fd(loop_main(), s->listen_fd, G_IO_IN, on_client, s);
+        s->listen_watch = loop_add_fd(s->cd.loop, s->listen_fd, G_IO_IN, on_client, s);
 }
 
 /* wait=on: start-up goes on when a client is there.  The usual signals end the program meanwhile,
@@ -211,8 +212,22 @@ static bool open_server(CharSocket *s, bool wait, GError **error)
     return true;
 }
 
-bool chardev_listen_many(Chardev *listener, void (*accept)(Chardev *connection, void *opaque),
-                         void *opaque, GError **error)
+typedef struct ListenCall {
+    CharSocket *socket;
+    int fd;                        /* of who came while we waited; -1: nobody */
+} ListenCall;
+
+static void begin_listening(void *opaque)
+{
+    ListenCall *call = opaque;
+    if (call->fd >= 0)
+        hand_over(call->socket, call->fd);
+    update_listening(call->socket);
+}
+
+bool chardev_listen_many(Chardev *listener, Loop *loop,
+                         void (*accept)(Chardev *connection, void *opaque), void *opaque,
+                         GError **error)
 {
     CharSocket *s = (CharSocket *)listener;
     if (!object_is_a(&listener->obj, "chardev-socket") || s->listen_fd < 0)
@@ -223,15 +238,29 @@ bool chardev_listen_many(Chardev *listener, void (*accept)(Chardev *connection, 
     s->accept = accept;
     s->accept_opaque = opaque;
     listener->busy = true;
-    if (listener->in_fd >= 0) { /* who came while we waited */
-        int fd = fcntl(listener->in_fd, F_DUPFD_CLOEXEC, 0);
+    ListenCall call = { s, -1 };
+    if (listener->in_fd >= 0) {
+        call.fd = fcntl(listener->in_fd, F_DUPFD_CLOEXEC, 0);
         chardev_close_fds(listener);
         chardev_set_connected(listener, false);
-        if (fd >= 0)
-            hand_over(s, fd);
     }
-    update_listening(s);
+    loop_fd_remove(g_steal_pointer(&s->listen_watch));
+    chardev_move(listener, loop);
+    loop_call(loop, begin_listening, &call);
     return true;
+}
+
+static void end_listening(void *opaque)
+{
+    CharSocket *s = opaque;
+    loop_fd_remove(g_steal_pointer(&s->listen_watch));
+    s->accept = NULL;
+    chardev_move(&s->cd, loop_main());
+}
+
+void chardev_listen_end(Chardev *listener)
+{
+    loop_call(listener->loop, end_listening, listener);
 }
 
 /* --- The client --- */

@@ -72,10 +72,13 @@ void chardev_set_quit_hook(Object *root, LoopFn *fn, void *opaque);
 void chardev_restore_terminal(void);
 
 /* A listening socket hands each connection to @accept as a chardev of its own, whose reference
- * is the callee's (the monitor serves many clients on one socket).  Any other chardev:
- * ERR_UNSUPPORTED. */
-bool chardev_listen_many(Chardev *listener, void (*accept)(Chardev *connection, void *opaque),
-                         void *opaque, GError **error);
+ * is the callee's (the monitor serves many clients on one socket).  @loop: where it listens, @accept is
+ * called, and the connections are.  Any other chardev: ERR_UNSUPPORTED. */
+bool chardev_listen_many(Chardev *listener, Loop *loop,
+                         void (*accept)(Chardev *connection, void *opaque), void *opaque,
+                         GError **error);
+/* @accept is not called any more; the listener goes back to the main loop. */
+void chardev_listen_end(Chardev *listener);
 
 /* Moves a chardev to another loop: there its descriptors are watched, its front end is called, and calls
  * the functions above.  False: this kind cannot leave the main loop.  In the thread of the loop that it

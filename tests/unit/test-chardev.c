@@ -531,10 +531,11 @@ START_TEST(many_clients_on_one_socket)
     GError *error = NULL;
     g_autofree char *path = g_build_filename(dir, "s", NULL);
     Chardev *cd = make("socket,id=s,path=%s,server=on,wait=off", path);
-    ck_assert(!chardev_listen_many(make("null,id=n"), on_accept, &many, &error));
+    ck_assert(!chardev_listen_many(make("null,id=n"), loop_main(), on_accept, &many,
+                                   &error));
     ck_assert_int_eq(error_get_code(error), ERR_UNSUPPORTED);
     g_clear_error(&error);
-    ck_assert(chardev_listen_many(cd, on_accept, &many, NULL));
+    ck_assert(chardev_listen_many(cd, loop_main(), on_accept, &many, NULL));
     int fds[3];
     for (int i = 0; i < 3; i++)
         fds[i] = connect_unix(path);
