@@ -374,7 +374,10 @@ void chardev_update(Chardev *cd)
 
 void chardev_move(Chardev *cd, Loop *loop)
 {
+    const CharOps *ops = ops_of(cd);
     loop_bh_cancel(&cd->update);
+    if (ops->leave_loop)
+        ops->leave_loop(cd, loop);
     loop_fd_remove(g_steal_pointer(&cd->in_watch));
     loop_fd_remove(g_steal_pointer(&cd->out_watch));
     cd->loop = loop;

@@ -45,15 +45,36 @@ static void pty_hang_up(Chardev *cd)
     pty_look(cd); /* another one may have come meanwhile */
 }
 
-static void watch_opens(CharPty *pty)
+static void notify_opens(CharPty *pty)
 {
     pty->opens_fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
     if (pty->opens_fd >= 0 && inotify_add_watch(pty->opens_fd, pty->path, IN_OPEN) < 0) {
         close(pty->opens_fd);
         pty->opens_fd = -1;
     }
-    if (pty->opens_fd >= 0)
-        pty->opens_watch = loop_add_fd(loop_main(), pty->opens_fd, G_IO_IN, pty_opened, pty);
+}
+
+static void pty_leave_loop(Chardev *cd, Loop *to)
+{
+    CharPty *pty = (CharPty *)cd;
+    loop_fd_remove(g_steal_pointer(&pty->opens_watch));
+    loop_timer_cancel(&pty->look);
+    loop_timer_init(&pty->look, to, pty_look, pty);
+}
+
+/* In whatever loop it is now. */
+static void pty_update(Chardev *cd)
+{
+    CharPty *pty = (CharPty *)cd;
+    if (pty->opens_fd >= 0 && !pty->opens_watch)
+        pty->opens_watch = loop_add_fd(cd->loop, pty->opens_fd, G_IO_IN, pty_opened, pty);
+    else if (pty->opens_fd < 0 && !cd->connected)
+        pty_look(pty);
+}
+
+static bool pty_any_loop(Chardev *cd)
+{
+    return true;
 }
 
 /* The other end in raw mode.  It is opened and closed once: from then on poll tells of a peer. */
@@ -77,7 +98,7 @@ static bool pty_open(Chardev *cd, json_object *options, GError **error)
     CharPty *pty = (CharPty *)cd;
     char path[64];
     pty->opens_fd = -1;
-    loop_timer_init(&pty->look, loop_main(), pty_look, pty);
+    loop_timer_init(&pty->look, cd->loop, pty_look, pty);
     cd->in_fd = cd->out_fd = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
     if (cd->in_fd < 0)
         return fail_errno(error, errno, "Failed to create PTY");
@@ -88,7 +109,7 @@ static bool pty_open(Chardev *cd, json_object *options, GError **error)
     pty->path = g_strdup(path);
     if (!prepare_other_end(path, error))
         return false;
-    watch_opens(pty);
+    notify_opens(pty);
     pty_look(pty);
     info_report("char device redirected to %s (label %s)", path, chardev_id(cd));
     return true;
@@ -115,7 +136,9 @@ const char *chardev_pty_path(const Chardev *cd)
 }
 
 static const CharOps pty_ops = { .open = pty_open, .hang_up = pty_hang_up,
-                                 .filename = pty_filename, .options = pty_options };
+                                 .filename = pty_filename, .options = pty_options,
+                                 .update = pty_update, .any_loop = pty_any_loop,
+                                 .leave_loop = pty_leave_loop };
 static const Type pty_type = {
     .name = "chardev-pty", .parent = "chardev", .help = "a pseudo-terminal",
     .size = sizeof(CharPty), .ops = &pty_ops, .finalize = pty_finalize,

@@ -18,6 +18,9 @@ typedef struct CharOps {
     void (*update)(Chardev *cd);           /* a front end has room, came or went */
     char *(*filename)(Chardev *cd);        /* NULL: the kind's name */
     bool (*any_loop)(Chardev *cd);         /* NULL: it has to stay in the main loop */
+    /* It leaves cd->loop for @to: what it watches itself is not watched any more, and is again with the
+     * next update, in @to.  NULL: there is nothing. */
+    void (*leave_loop)(Chardev *cd, Loop *to);
     unsigned max_fronts;                   /* 0: one */
 } CharOps;
 
@@ -48,7 +51,7 @@ void chardev_update(Chardev *cd);          /* any thread: look at watches and qu
 void chardev_set_connected(Chardev *cd, bool connected);   /* tells the front ends */
 void chardev_event(Chardev *cd, CharEvent event);
 void chardev_close_fds(Chardev *cd);       /* watches first */
-void chardev_move(Chardev *cd, Loop *loop);    /* chardev_set_loop, of what is known to be able to */
+void chardev_move(Chardev *cd, Loop *loop);    /* chardev_set_loop, where it is known that it can */
 size_t chardev_room(const Chardev *cd);    /* what the focus takes now */
 void chardev_deliver(Chardev *cd, const uint8_t *data, size_t length);
 

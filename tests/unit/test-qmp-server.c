@@ -685,6 +685,78 @@ START_TEST(clients_come_while_the_main_loop_is_stuck)
 }
 END_TEST
 
+/* A session of a kind of stream: written at @to, read at @from. */
+static void talk_out_of_band(Peer *to, Peer *from)
+{
+    g_autoptr(json_object) greeting = peer_next(from);
+    get(greeting, "QMP");
+    peer_send(to, "{\"execute\": \"qmp_capabilities\", \"arguments\": {\"enable\": [\"oob\"]}}\n");
+    expect(from, "{\"return\": {}}");
+    peer_send(to, "{\"execute\": \"query-name\", \"id\": 1}\n");
+    peer_send(to, "{\"exec-oob\": \"query-migrate\", \"id\": 2}\n");
+    expect(from, "{\"return\": {}, \"id\": 2}");
+}
+
+static void open_terminal_while_stuck(void *opaque)
+{
+    Stuck *s = opaque;
+    wait_until_stuck(s);
+    Peer *p = peer_of(open(s->path, O_RDWR | O_NOCTTY | O_CLOEXEC));
+    ck_assert_int_ge(p->fd, 0);
+    talk_out_of_band(p, p);
+    stuck_no_more(s);
+    expect(p, "{\"return\": {}, \"id\": 1}");
+    peer_close(p);
+}
+
+START_TEST(a_terminal_is_opened_while_the_main_loop_is_stuck)
+{
+    Stuck *s = stuck_new();
+    Chardev *chardev = chardev_create_compat(s->vm->root, "pty", "pty", NULL);
+    ck_assert(monitor_add_qmp(s->vm, chardev, false, NULL));
+    s->path = (char *)chardev_pty_path(chardev);
+    run_client(open_terminal_while_stuck, s);
+    stuck_free(s);
+}
+END_TEST
+
+static Peer *fifo_peer(const char *path, const char *suffix)
+{
+    g_autofree char *name = g_strconcat(path, suffix, NULL);
+    int fd = open(name, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+    ck_assert_int_ge(fd, 0);
+    return peer_of(fd);
+}
+
+static void use_pipe_while_stuck(void *opaque)
+{
+    Stuck *s = opaque;
+    Peer *to = fifo_peer(s->path, ".in"), *from = fifo_peer(s->path, ".out");
+    wait_until_stuck(s);
+    talk_out_of_band(to, from);
+    stuck_no_more(s);
+    expect(from, "{\"return\": {}, \"id\": 1}");
+    peer_close(to);
+    peer_close(from);
+}
+
+START_TEST(a_pipe_is_used_while_the_main_loop_is_stuck)
+{
+    Stuck *s = stuck_new();
+    g_autofree char *path = s->path = socket_path();
+    g_autofree char *in = g_strconcat(path, ".in", NULL), *out = g_strconcat(path, ".out", NULL);
+    g_autofree char *text = g_strconcat("pipe:", path, NULL);
+    ck_assert(mkfifo(in, 0600) == 0 && mkfifo(out, 0600) == 0);
+    Chardev *chardev = chardev_create_compat(s->vm->root, "pipe", text, NULL);
+    ck_assert(monitor_add_qmp(s->vm, chardev, false, NULL));
+    run_client(use_pipe_while_stuck, s);
+    stuck_free(s);
+    unlink(in);
+    unlink(out);
+    remove_socket(path);
+}
+END_TEST
+
 static void quit_while_stuck(void *opaque)
 {
     Stuck *s = opaque;
@@ -775,6 +847,8 @@ static void add_thread_tests(TCase *tc)
     tcase_add_test(tc, answers_to_a_batch_come_together);
     tcase_add_test(tc, the_main_loop_is_stuck);
     tcase_add_test(tc, clients_come_while_the_main_loop_is_stuck);
+    tcase_add_test(tc, a_terminal_is_opened_while_the_main_loop_is_stuck);
+    tcase_add_test(tc, a_pipe_is_used_while_the_main_loop_is_stuck);
     tcase_add_test(tc, quit_while_the_main_loop_is_stuck);
 }
 
