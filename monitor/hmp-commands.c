@@ -1,12 +1,11 @@
 /* The commands of the monitor for people.  Most call the QMP handler of the same name. */
-#include <inttypes.h>
+#include <limits.h>
 #include <string.h>
 #include "hw/core/device.h"
 #include "monitor/hmp.h"
 #include "schema/commands.h"
 #include "src/base/options.h"
 #include "src/base/trace.h"
-#include "src/base/util.h"
 
 static void help_of(Hmp *h, const HmpCommand *c)
 {
@@ -167,142 +166,6 @@ static void run_ringbuf_read(Hmp *h, GError **error)
         hmp_print(h, "%s\n", text);
 }
 
-/* ---- memory ---- */
-
-/* "/NFS": count, format (x, d, u, o, c), size (b, h, w, g). */
-typedef struct DumpFormat {
-    unsigned count, size;
-    char format;
-} DumpFormat;
-
-static bool parse_format(const char *text, DumpFormat *f, GError **error)
-{
-    *f = (DumpFormat){ 1, 4, 'x' };
-    if (g_ascii_isdigit(*text))
-        f->count = strtoul(text, (char **)&text, 10);
-    for (; *text; text++) {
-        const char *sizes = "bhwg", *at = strchr(sizes, *text);
-        if (at)
-            f->size = 1u << (at - sizes);
-        else if (strchr("xduoc", *text))
-            f->format = *text;
-        else
-            return fail(error, ERR_INVALID_PARAMETER,
-                        "bad format '%c': /N, then x d u o or c, then b h w or g", *text);
-    }
-    if (!f->count || f->count > 65536)
-        return fail(error, ERR_INVALID_PARAMETER, "the count must be 1 to 65536");
-    return true;
-}
-
-static void print_value(Hmp *h, const DumpFormat *f, uint64_t value)
-{
-    unsigned bits = f->size * 8;
-    int64_t as_signed = (int64_t)(value << (64 - bits)) >> (64 - bits);
-    switch (f->format) {
-    case 'd':
-        hmp_print(h, " %" PRId64, as_signed);
-        break;
-    case 'u':
-        hmp_print(h, " %" PRIu64, value);
-        break;
-    case 'o':
-        hmp_print(h, " %#0*" PRIo64, (int)(bits + 2) / 3, value);
-        break;
-    case 'c':
-        hmp_print(h, g_ascii_isprint(value) ? " '%c'" : " '\\x%02x'", (int)(value & 0xff));
-        break;
-    default:
-        hmp_print(h, " 0x%0*" PRIx64, (int)f->size * 2, value);
-    }
-}
-
-/* Where @address is in physical memory; *length gets less where its page ends. */
-static bool find_physical(Vcpu *vcpu, uint64_t address, uint64_t *ret, unsigned *length)
-{
-    uint64_t in_page = address % 4096, page;
-    if (!vcpu_translate(vcpu, address - in_page, &page, 1))
-        return false;
-    *length = MIN(*length, 4096 - in_page);
-    *ret = page + in_page;
-    return true;
-}
-
-/* @vcpu: whose addresses these are; NULL: they are physical. */
-static bool read_memory(Hmp *h, Vcpu *vcpu, uint64_t address, uint8_t *data, unsigned size)
-{
-    AddressSpace *as = h->vm->machine ? h->vm->machine->memory : NULL;
-    for (unsigned n; as && size; data += n, address += n, size -= n) {
-        uint64_t physical = address;
-        n = size;
-        if ((vcpu && !find_physical(vcpu, address, &physical, &n)) ||
-            address_space_read(as, physical, data, n) != MEM_OK)
-            return false;
-    }
-    return as != NULL;
-}
-
-static void dump_memory(Hmp *h, const char *name, Vcpu *vcpu, GError **error)
-{
-    DumpFormat f = { 1, 4, 'x' };
-    const char *where = h->words[h->count - 1];
-    uint64_t address;
-    bool has_format = *h->words[0] == '/';
-    if (has_format != (h->count == 2)) {
-        fail(error, ERR_INVALID_PARAMETER, "usage: %s [/FORMAT] ADDRESS", name);
-        return;
-    }
-    if ((has_format && !parse_format(h->words[0] + 1, &f, error)) ||
-        !hmp_number(where, &address, error))
-        return;
-    for (unsigned i = 0; i < f.count; i++, address += f.size) {
-        uint8_t bytes[8] = { 0 };
-        if (i % (16 / f.size) == 0)
-            hmp_print(h, "%s%016" PRIx64 ":", i ? "\n" : "", address);
-        if (!read_memory(h, vcpu, address, bytes, f.size)) {
-            hmp_print(h, " Cannot access memory\n");
-            return;
-        }
-        print_value(h, &f, ld_le64(bytes));
-    }
-    hmp_print(h, "\n");
-}
-
-static void run_xp(Hmp *h, GError **error)
-{
-    dump_memory(h, "xp", NULL, error);
-}
-
-static void run_x(Hmp *h, GError **error)
-{
-    if (h->vm->kvm && h->cpu < (int)kvm_vcpu_count(h->vm->kvm))
-        dump_memory(h, "x", kvm_vcpu(h->vm->kvm, h->cpu), error);
-    else
-        fail(error, ERR_INVALID_PARAMETER, "there is no CPU %d", h->cpu);
-}
-
-static void run_pmemsave(Hmp *h, GError **error)
-{
-    uint64_t address, size;
-    if (!hmp_number(h->words[0], &address, error) || !hmp_number(h->words[1], &size, error))
-        return;
-    if (MAX(address, size) > INT64_MAX)
-        fail(error, ERR_INVALID_PARAMETER, "the address or the size is too large");
-    else
-        qmp_pmemsave(h->vm, address, size, h->words[2], error);
-}
-
-static void run_memsave(Hmp *h, GError **error)
-{
-    uint64_t address, size;
-    if (!hmp_number(h->words[0], &address, error) || !hmp_number(h->words[1], &size, error))
-        return;
-    if (MAX(address, size) > INT64_MAX)
-        fail(error, ERR_INVALID_PARAMETER, "the address or the size is too large");
-    else
-        qmp_memsave(h->vm, address, size, h->words[2], true, h->cpu, error);
-}
-
 /* ---- log and trace ---- */
 
 static void run_trace_event(Hmp *h, GError **error)
@@ -430,12 +293,19 @@ const HmpCommand hmp_commands[] = {
     { "qom-get", NULL, "PATH PROPERTY", "show a property", 2, 2, run_qom_get },
     { "qom-set", NULL, "PATH PROPERTY VALUE", "set a property", 3, 3, run_qom_set },
     { "block_resize", NULL, "NODE SIZE", "change the size of an image", 2, 2, run_block_resize },
-    { "x", NULL, "[/FORMAT] ADDRESS", "show memory at an address of the CPU's", 1, 2, run_x },
+    { "cpu", NULL, "INDEX", "say which CPU the commands below and 'info registers' look at", 1, 1,
+      hmp_cpu },
+    { "x", NULL, "[/FORMAT] ADDRESS", "show memory at an address of the CPU's", 1, 2, hmp_x },
     { "memsave", NULL, "ADDRESS SIZE FILE", "write memory at an address of the CPU's to a file", 3, 3,
-      run_memsave },
-    { "xp", NULL, "[/FORMAT] ADDRESS", "show guest memory at a physical address", 1, 2, run_xp },
+      hmp_memsave },
+    { "xp", NULL, "[/FORMAT] ADDRESS", "show guest memory at a physical address", 1, 2, hmp_xp },
     { "pmemsave", NULL, "ADDRESS SIZE FILE", "write guest-physical memory to a file", 3, 3,
-      run_pmemsave },
+      hmp_pmemsave },
+    { "sum", NULL, "ADDRESS SIZE", "show the checksum of guest-physical memory", 2, 2, hmp_sum },
+    { "print", "p", "[/FORMAT] EXPRESSION", "show a value, as $rip+0x10 or (1+2)*4", 1, UINT_MAX,
+      hmp_print_value },
+    { "i", NULL, "[/FORMAT] PORT", "read an I/O port", 1, 2, hmp_port_read },
+    { "o", NULL, "[/FORMAT] PORT VALUE", "write to an I/O port", 2, 3, hmp_port_write },
     { "trace-event", NULL, "NAME on|off", "switch trace events, by name or pattern", 2, 2,
       run_trace_event, complete_traces },
     { "log", NULL, "CATEGORY[,…]", "say what is logged, as -d does", 1, 1, run_log },

@@ -56,12 +56,15 @@ static void info_registers(Hmp *h, GError **error)
 {
     unsigned count = h->vm->kvm ? kvm_vcpu_count(h->vm->kvm) : 0;
     bool all = h->count && !strcmp(h->words[0], "-a");
-    if (h->count && !all)
-        fail(error, ERR_INVALID_PARAMETER, "write info registers, or info registers -a");
-    else if (!count)
+    uint64_t one = h->cpu;
+    if (h->count && !all && !hmp_expression(h, h->words[0], &one, error))
+        return;
+    if (!count)
         fail(error, ERR_UNSUPPORTED, "the machine has no CPUs");
+    else if (!all && one >= count)
+        fail(error, ERR_INVALID_PARAMETER, "CPU#%" PRIu64 " not available", one);
     else if (!all)
-        print_registers(h, h->cpu);
+        print_registers(h, one);
     for (unsigned i = 0; all && i < count; i++)
         print_registers(h, i);
 }
@@ -245,7 +248,7 @@ const HmpCommand hmp_info[] = {
     { "uuid", NULL, "", "the machine's UUID", 0, 0, info_uuid },
     { "kvm", NULL, "", "whether KVM runs the guest", 0, 0, info_kvm },
     { "cpus", NULL, "", "the CPUs and their threads", 0, 0, info_cpus },
-    { "registers", NULL, "[-a]", "a CPU's registers; -a: of all", 0, 1, info_registers },
+    { "registers", NULL, "[-a|CPU]", "a CPU's registers; -a: of all", 0, 1, info_registers },
     { "block", NULL, "", "the disks", 0, 0, info_block },
     { "blockstats", NULL, "", "what the disks have done", 0, 0, info_blockstats },
     { "chardev", NULL, "", "the character devices", 0, 0, info_chardev },

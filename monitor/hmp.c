@@ -16,6 +16,7 @@ struct HmpSession {
     LoopBh show;                           /* the banner or the prompt, when we have the terminal */
     bool connected, greeted, closed;
     bool ending;                           /* the peer sends no more: it gets what is written already */
+    int cpu;                               /* that commands look at */
     unsigned entered;                      /* our functions on the stack: not freed meanwhile */
 };
 
@@ -81,29 +82,32 @@ static void run_words(Hmp *h, const HmpCommand *table, const char *prefix, char 
         print_error(h, error);
 }
 
-/* Words are split at spaces, with the shell's quotes; "x /4i" and "x/4i" are the same. */
+/* "x/4xb 0" is "x /4xb 0". */
+static char *space_format(const char *line)
+{
+    size_t word = strcspn(line, " \t\"'/");
+    return word && line[word] == '/' ? g_strdup_printf("%.*s %s", (int)word, line, line + word)
+                                     : g_strdup(line);
+}
+
+/* Words are split at spaces, with the shell's quotes. */
 static void run_line(Hmp *h, const char *line)
 {
     g_auto(GStrv) words = NULL;
     g_autoptr(GError) error = NULL;
-    g_autofree char *text = g_strstrip(g_strdup(line));
+    g_autofree char *stripped = g_strstrip(g_strdup(line)), *text = space_format(stripped);
     if (!*text || *text == '#')
         return;
     if (!g_shell_parse_argv(text, NULL, &words, &error)) {
         hmp_print(h, "Error: a quotation mark or a backslash at the end stands alone\n");
         return;
     }
-    char *slash = strchr(words[0], '/');
-    if (slash && slash != words[0]) {
-        g_autofree char *spaced = g_strdup_printf("%.*s %s", (int)(strchr(text, '/') - text), text,
-                                                  strchr(text, '/'));
-        g_strfreev(words);
-        words = g_strsplit_set(spaced, " ", -1);
-    }
+    h->rest = text + strcspn(text, " \t");
+    h->rest += strspn(h->rest, " \t");
     run_words(h, hmp_commands, "", words);
 }
 
-static char *run(Vm *vm, const char *line, int cpu, const HmpSession *session)
+static char *run(Vm *vm, const char *line, int cpu, HmpSession *session)
 {
     Hmp h = { .vm = vm, .out = g_string_new(NULL), .cpu = cpu, .session = session };
     run_line(&h, line);
@@ -153,7 +157,7 @@ static void session_print(void *opaque, const char *text, size_t length)
 static void session_line(void *opaque, const char *line)
 {
     HmpSession *s = opaque;
-    g_autofree char *text = run(s->vm, line, 0, s);
+    g_autofree char *text = run(s->vm, line, s->cpu, s);
     for (const char *from = text; *from;) {
         const char *end = strchrnul(from, '\n');
         session_print(s, from, end - from);
@@ -193,6 +197,11 @@ static GPtrArray *session_complete(void *opaque, const char *line, const char *w
             g_ptr_array_remove_index(all, i);
     }
     return all;
+}
+
+void hmp_session_set_cpu(HmpSession *s, int cpu)
+{
+    s->cpu = cpu;
 }
 
 const GPtrArray *hmp_session_history(const HmpSession *s)

@@ -1,4 +1,5 @@
 /* A vCPU's registers and code as text: `info registers`, and the log when it failed. */
+#include <string.h>
 #include "src/kvm/kvm-int.h"
 
 #define CODE_BEFORE 8
@@ -88,6 +89,77 @@ char *vcpu_describe(Vcpu *vcpu)
     GString *s = g_string_new(NULL);
     vcpu_call(vcpu, describe, s);
     return g_string_free(s, false);
+}
+
+/* ---- one register, by name ---- */
+
+typedef struct RegisterCall {
+    const char *name;
+    uint64_t value;
+    bool found;
+} RegisterCall;
+
+/* "rax", and "eax" for its lower half. */
+static bool general_register(const char *name, const struct kvm_regs *r, uint64_t *ret)
+{
+    const struct {
+        const char *name;
+        uint64_t value;
+    } regs[] = {
+        { "ax", r->rax }, { "bx", r->rbx }, { "cx", r->rcx }, { "dx", r->rdx }, { "si", r->rsi },
+        { "di", r->rdi }, { "bp", r->rbp }, { "sp", r->rsp }, { "ip", r->rip },
+        { "flags", r->rflags }, { "8", r->r8 }, { "9", r->r9 }, { "10", r->r10 }, { "11", r->r11 },
+        { "12", r->r12 }, { "13", r->r13 }, { "14", r->r14 }, { "15", r->r15 },
+    };
+    if (*name != 'r' && (*name != 'e' || g_ascii_isdigit(name[1])))
+        return false;
+    for (unsigned i = 0; i < G_N_ELEMENTS(regs); i++) {
+        if (!strcmp(regs[i].name, name + 1)) {
+            *ret = *name == 'e' ? (uint32_t)regs[i].value : regs[i].value;
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool system_register(const char *name, const struct kvm_sregs *sr, uint64_t rip,
+                            uint64_t *ret)
+{
+    const struct {
+        const char *name;
+        uint64_t value;
+    } regs[] = {
+        { "pc", sr->cs.base + rip }, { "cs", sr->cs.selector }, { "ds", sr->ds.selector },
+        { "es", sr->es.selector }, { "ss", sr->ss.selector }, { "fs", sr->fs.selector },
+        { "gs", sr->gs.selector }, { "cr0", sr->cr0 }, { "cr2", sr->cr2 }, { "cr3", sr->cr3 },
+        { "cr4", sr->cr4 }, { "efer", sr->efer },
+    };
+    for (unsigned i = 0; i < G_N_ELEMENTS(regs); i++) {
+        if (!strcmp(regs[i].name, name)) {
+            *ret = regs[i].value;
+            return true;
+        }
+    }
+    return false;
+}
+
+static void find_register(Vcpu *vcpu, void *opaque)
+{
+    RegisterCall *call = opaque;
+    struct kvm_regs r;
+    struct kvm_sregs sr;
+    if (kvm_ioctl(vcpu->fd, KVM_GET_REGS, &r) < 0 || kvm_ioctl(vcpu->fd, KVM_GET_SREGS, &sr) < 0)
+        return;
+    call->found = general_register(call->name, &r, &call->value) ||
+                  system_register(call->name, &sr, r.rip, &call->value);
+}
+
+bool vcpu_register(Vcpu *vcpu, const char *name, uint64_t *ret)
+{
+    RegisterCall call = { .name = name };
+    vcpu_call(vcpu, find_register, &call);
+    *ret = call.value;
+    return call.found;
 }
 
 typedef struct Translation {

@@ -65,6 +65,9 @@ void kvm_vcpus_reset(Kvm *kvm);            /* stopped: to the state after RESET 
 void kvm_vcpu_set_boot_regs(Vcpu *vcpu, const BootRegs *regs);   /* stopped, after reset */
 void kvm_inject_nmi(Kvm *kvm, unsigned cpu);
 char *vcpu_describe(Vcpu *vcpu);           /* `info registers`; stopped, or it is halted for it */
+/* A register as a debugger names it: "rax", "eax", "rip", "pc" (with the code segment's base), "eflags",
+ * "cs", "cr3", "efer" …  False: there is none of that name. */
+bool vcpu_register(Vcpu *vcpu, const char *name, uint64_t *ret);
 /* The physical addresses of @count pages of 4 KiB from @linear on, as the vCPU would find them now;
  * how many are there before the first that is not mapped. */
 unsigned vcpu_translate(Vcpu *vcpu, uint64_t linear, uint64_t *ret_pages, unsigned count);

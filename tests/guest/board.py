@@ -184,6 +184,32 @@ class Board(unittest.TestCase):
             self.assertIn("return", v.command("quit"))
             self.assertEqual(v.wait()[0], 0)
 
+    def test_monitor_looks_at_cpus_and_ports(self):
+        with Vireo("fault", "-append", "3", "-S", "-smp", "2") as v:
+            v.connect()
+
+            def hmp(line, **more):
+                return v.command("human-monitor-command", **{"command-line": line}, **more)["return"]
+            start = hmp("p $rip")
+            self.assertRegex(start, r"^0x[0-9a-f]+\r\n$")
+            self.assertEqual(hmp("p/x $eip+$rip-$rip"), start)
+            self.assertEqual(hmp("p/d $cr0&1"), "1\r\n")
+            self.assertIn("unknown register '$rup'", hmp("p $rup"))
+            self.assertTrue(hmp("info registers").startswith("CPU#0"))
+            self.assertTrue(hmp("info registers 1").startswith("CPU#1"))
+            self.assertIn("CPU#2 not available", hmp("info registers 2"))
+            self.assertTrue(hmp("info registers", **{"cpu-index": 1}).startswith("CPU#1"))
+            code = hmp("x/2xw $pc").split(":")[1]
+            self.assertEqual(hmp("xp/2xw $pc").split(":")[1], code)
+            hmp("o/b 0x70 0xf")             # the shutdown status byte of the RTC's memory
+            hmp("o/b 0x71 0x5a")
+            self.assertEqual(hmp("i/b 0x71"), "portb[0x0071] = 0x5a\r\n")
+            self.assertEqual(hmp("i 0x3e0"), "portl[0x03e0] = 0xffffffff\r\n")
+            self.assertIn("ports are 0 to 0xffff", hmp("i 0x10000"))
+            self.assertEqual(hmp("sum 0x10 16"), "00000\r\n")
+            self.assertRegex(hmp("sum $pc 64"), r"^[0-9]{5}\r\n$")
+            self.assertIn("there is no memory", hmp("sum 0x70000000 16"))
+
     def test_cpu_in_the_object_tree(self):
         with Vireo("fault", "-append", "3", "-smp", "2,cores=2") as v:
             v.connect()

@@ -83,6 +83,60 @@ START_TEST(memory_is_shown)
 }
 END_TEST
 
+static void expect_answer(Peer *p, const char *line, const char *answer)
+{
+    g_autofree char *typed = g_strdup_printf("%s\r", line);
+    g_autofree char *shown = g_strdup_printf("%s\r\n%s\r\n(vireo) ", line, answer);
+    peer_send(p, typed);
+    expect_text(p, shown);
+}
+
+/* As in QEMU's monitor, but for the words of some errors. */
+START_TEST(values_are_printed)
+{
+    static const struct {
+        const char *line, *answer;
+    } cases[] = {
+        { "p 1+2*3", "0x7" },
+        { "p/d 4+2&1", "4" },              /* bits bind closer than sums */
+        { "p/d 3 & 1 | 4", "5" },
+        { "print/d -5", "-5" },
+        { "p /u -1", "18446744073709551615" },
+        { "p/o 8", "010" },
+        { "p 010", "0x8" },
+        { "p/d 'A'", "65" },
+        { "p/c 65", "'A'" },
+        { "p/c 10", "'\\n'" },
+        { "p/d (1+2)*(3-1)", "6" },
+        { "p/d 7/2*2+7%3", "7" },
+        { "p ~5", "0xfffffffffffffffa" },
+        { "p 1/(2-2)", "Error: division by zero" },
+        { "p 0x1ffffffffffffffff", "Error: number too large" },
+        { "p (1", "Error: ')' expected" },
+        { "p 1+", "Error: unexpected end of expression" },
+        { "p !5", "Error: invalid char '!' in expression" },
+        { "p 1 2", "Error: extraneous characters at the end of line: '2'" },
+        { "p/i 1", "Error: there is no disassembler\r\nHint: /16xb shows the bytes" },
+        { "p $rip", "Error: $rip: there is no CPU 0" },
+        { "p", "usage: print [/FORMAT] EXPRESSION" },
+        { "cpu 0", "Error: invalid CPU index 0" },
+        { "i 0x64", "Error: the machine has no I/O ports" },
+        { "o/b 0x64", "usage: o [/FORMAT] PORT VALUE" },
+        { "xp 0x1000+4*4", "0000000000001010: Cannot access memory" },
+    };
+    Vm *vm = new_vm();
+    Peer *p = shell_new(vm);
+    for (unsigned i = 0; i < G_N_ELEMENTS(cases); i++)
+        expect_answer(p, cases[i].line, cases[i].answer);
+    g_autofree char *deep = g_strnfill(1000, '(');
+    g_autofree char *line = g_strconcat("p ", deep, "\r", NULL);
+    peer_send(p, line);
+    expect_text(p, "Error: too many brackets or signs in an expression\r\n(vireo) ");
+    peer_close(p);
+    free_vm(vm);
+}
+END_TEST
+
 /* A terminal whose other end never reads costs a bounded amount, and the monitor goes on. */
 START_TEST(a_terminal_that_nobody_reads)
 {
@@ -156,6 +210,7 @@ static void add_tests(TCase *tc)
     tcase_add_test(tc, a_session);
     tcase_add_test(tc, help_tells_of_every_command);
     tcase_add_test(tc, memory_is_shown);
+    tcase_add_test(tc, values_are_printed);
     tcase_add_test(tc, a_terminal_that_nobody_reads);
     tcase_add_test(tc, a_shared_terminal);
 }
