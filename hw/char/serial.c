@@ -102,6 +102,8 @@ static void rx_put(Serial *s, uint8_t byte)
 
     if (s->rx_length >= room) {
         s->lsr |= UART_LSR_OE;
+        if (!fifo_on(s))
+            s->rx[s->rx_head] = byte;   /* RBR has the newer one, a FIFO keeps what it has */
     } else {
         s->rx[(s->rx_head + s->rx_length++) % FIFO_SIZE] = byte;
         s->lsr |= UART_LSR_DR;
@@ -156,7 +158,8 @@ static void serial_drained(void *opaque)
 /* Writing THR. */
 static void tx_put(Serial *s, uint8_t byte)
 {
-    s->thr_pending = false;
+    s->thr_pending = false;             /* as reading IIR does: */
+    serial_update_irq(s);               /* the line falls, so that "empty again" is an edge */
     if (s->mcr & UART_MCR_LOOP) {
         rx_put(s, byte);
         s->thr_pending = true;

@@ -142,6 +142,37 @@ START_TEST(loopback)
 }
 END_TEST
 
+/* A driver that looks at LSR and never at IIR gets an edge for each byte that is gone. */
+START_TEST(each_byte_sent_is_an_edge)
+{
+    Line l = open_line("isa-serial");
+    mem_write(l.m, 0xfec00000, 4, 0x10 + 2 * 4);    /* the IOAPIC's input 4: edge, vector 0x34 */
+    mem_write(l.m, 0xfec00010, 4, 0x34);
+    out(&l, UART_IER, UART_IER_THRI);
+    ck_assert_uint_eq(msi_take(l.m, 0x34), 1);
+    for (unsigned i = 0; i < 3; i++) {
+        out(&l, UART_TX, 'a' + i);
+        ck_assert(irq(&l));
+        ck_assert_uint_eq(msi_take(l.m, 0x34), 1);
+    }
+    expect_text(&l, "abc");
+    close_line(&l);
+}
+END_TEST
+
+START_TEST(overrun_of_the_one_byte_register)
+{
+    Line l = open_line("isa-serial");
+    out(&l, UART_MCR, UART_MCR_LOOP);
+    out(&l, UART_TX, 1);
+    out(&l, UART_TX, 2);
+    ck_assert_uint_eq(in(&l, UART_LSR) & (UART_LSR_OE | UART_LSR_DR), UART_LSR_OE | UART_LSR_DR);
+    ck_assert_uint_eq(in(&l, UART_RX), 2);          /* the older one is lost */
+    ck_assert_uint_eq(in(&l, UART_LSR) & (UART_LSR_OE | UART_LSR_DR), 0);
+    close_line(&l);
+}
+END_TEST
+
 START_TEST(interrupts_by_priority)
 {
     Line l = open_line("isa-serial");
@@ -283,6 +314,8 @@ static void add(TCase *tc)
     tcase_add_test(tc, bytes_go_both_ways);
     tcase_add_test(tc, registers_of_a_16550a);
     tcase_add_test(tc, loopback);
+    tcase_add_test(tc, each_byte_sent_is_an_edge);
+    tcase_add_test(tc, overrun_of_the_one_byte_register);
     tcase_add_test(tc, interrupts_by_priority);
     tcase_add_test(tc, fifo_trigger_and_timeout);
     tcase_add_test(tc, slow_reader_holds_the_guest);
