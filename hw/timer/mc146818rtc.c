@@ -456,7 +456,7 @@ static void rtc_write(void *opaque, uint64_t offset, uint64_t value, unsigned si
 static const IoOps rtc_ops = {
     .read = rtc_read,
     .write = rtc_write,
-    .guest = { .min = 1, .max = 1 },
+    .guest = { .min = 1, .max = 2 },        /* a word at 0x70 is the index and the data */
     .device = { .min = 1, .max = 1 },
 };
 

@@ -175,6 +175,13 @@ DEVICE_TEST(cmos_survives_a_reset, "")
     ck_assert_uint_eq(cmos(m, REG_B), 0x02);
 }
 
+DEVICE_TEST(cmos_by_words, "")
+{
+    io_write16(m, 0x70, 0x5a40);            /* out dx, ax: the index, and then the byte */
+    ck_assert_uint_eq(cmos(m, 0x40), 0x5a);
+    ck_assert_uint_eq(io_read16(m, 0x70), 0x5aff);
+}
+
 /* ---- HPET ---- */
 
 #define HPET 0xfed00000ull
@@ -283,6 +290,7 @@ static void add(TCase *tc)
     tcase_add_test(tc, rtc_periodic);
     tcase_add_test(tc, rtc_slew_makes_up_for_ticks);
     tcase_add_test(tc, cmos_survives_a_reset);
+    tcase_add_test(tc, cmos_by_words);
     tcase_add_test(tc, hpet_says_what_it_is);
     tcase_add_test(tc, hpet_may_be_absent);
     tcase_add_test(tc, hpet_one_shot_in_legacy_mode);
