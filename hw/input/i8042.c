@@ -48,10 +48,20 @@ typedef struct I8042 {
 } I8042;
 
 /* Scan code set 2 to set 1, which CTR_TRANSLATE asks for; codes without an entry pass unchanged.
- * Only the keyboard's answers are ever translated here, of which this is the one that differs. */
+ * Only the keyboard's answers are ever translated here: of those, the second byte of its identity and
+ * the numbers of the scan code sets differ. */
 static uint8_t translate(uint8_t code)
 {
-    return code == 0x83 ? 0x41 : code;
+    switch (code) {
+    case 0x01:
+        return 0x43;
+    case 0x02:
+    case 0x83:
+        return 0x41;
+    case 0x03:
+        return 0x3f;
+    }
+    return code;
 }
 
 static void update_irqs(I8042 *s)

@@ -335,6 +335,11 @@ DEVICE_TEST(i8042_answers_a_driver, "")
     ck_assert_uint_eq(kbd_read(m), 0x41);           /* 0x83, translated */
     ck_assert(!line(m, 1));
     ck_assert_uint_eq(io_read8(m, 0x64) & 1, 0);
+    io_write8(m, 0x60, 0xf0);                       /* which scan code set? */
+    kbd_read(m);
+    io_write8(m, 0x60, 0);
+    kbd_read(m);
+    ck_assert_uint_eq(kbd_read(m), 0x41);           /* 2, translated */
     io_write8(m, 0x64, 0x60);
     io_write8(m, 0x60, mode & ~0x40);
     io_write8(m, 0x60, 0xf2);
