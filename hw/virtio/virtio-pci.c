@@ -141,6 +141,9 @@ static void set_guest_notifiers(VirtioTransport *t, bool on)
     for (unsigned i = 0; !on && i < pci_msix_vectors(&p->pci); i++)
         detach_vector(p, i);
     intr_batch(p, false);
+    /* What the data plane has left for the bottom half belongs to the state that is saved now. */
+    if (!on)
+        interrupt_bh(p);
 }
 
 void virtio_pci_set_vector(VirtioPci *p, int queue, uint16_t vector)

@@ -328,6 +328,36 @@ START_TEST(interrupts_without_irqfds)
 }
 END_TEST
 
+/* A request that ends in its thread while the machine stops: the interrupt is there to be saved. */
+START_TEST(interrupt_while_it_stops)
+{
+    TestMachine *m = test_machine_new(BOARD "-object iothread,id=io0");
+    Disk d;
+
+    m->no_irqfds = true;
+    d = disk_on(m, make_image(), "disk0", _i ? ",iothread=io0,addr=3"
+                                             : ",iothread=io0,addr=3,vectors=0");
+    disk_start(&d, 1ull << VIRTIO_BLK_F_FLUSH);
+    for (unsigned round = 0; round < 100; round++) {
+        add_read(&d, false);
+        test_queue_kick(d.q, true);
+        stop(m);
+        if (!test_queue_used(d.q)) {        /* not even begun */
+            run(m);
+            wait_until(m, test_queue_used, d.q);
+            settle(m);
+        }
+        if (_i)
+            ck_assert_uint_eq(msi_take(m, TEST_MSI_BASE + 1), 1);
+        else
+            ck_assert(gsi_level(m, 16 + 3));
+        mem_read(m, d.v->isr, 1);
+        run(m);
+    }
+    disk_free(&d);
+}
+END_TEST
+
 START_TEST(intx)
 {
     Disk d = disk_new(",vectors=0,addr=3", ALL_FEATURES);
@@ -438,6 +468,7 @@ static void add_tests(TCase *tc)
     tcase_add_loop_test(tc, reset_forgets_what_is_pending, 0, 2);
     tcase_add_test(tc, one_message_for_what_is_pending);
     tcase_add_loop_test(tc, interrupts_without_irqfds, 0, 2);
+    tcase_add_loop_test(tc, interrupt_while_it_stops, 0, 2);
     tcase_add_test(tc, intx);
     tcase_add_loop_test(tc, event_idx_suppresses, 0, 2);
 }
