@@ -401,10 +401,13 @@ static bool choose_interfaces(VirtioPci *p, GError **error)
         return fail(error, ERR_UNSUPPORTED,
                     "'%s' has no legacy interface: disable-legacy must be on",
                     p->pci.dev.obj.type->name);
-    if (vdev->legacy && (vdev->use_packed || vdev->iommu_platform) && !vdev->modern)
-        return fail(
-            error, ERR_INVALID_PARAMETER,
-            "packed and iommu_platform need the modern interface: disable-modern must be off");
+    if (vdev->use_packed && !vdev->modern)
+        return fail(error, ERR_INVALID_PARAMETER,
+                    "packed needs the modern interface: disable-modern must be off");
+    /* A legacy driver cannot accept it (6.2): bit 33 is beyond what it sees. */
+    if (vdev->iommu_platform && vdev->legacy)
+        return fail(error, ERR_INVALID_PARAMETER,
+                    "iommu_platform is not for the legacy interface: disable-legacy must be on");
     return true;
 }
 

@@ -215,6 +215,8 @@ DEVICE_TEST(no_interface_is_refused, BOARD)
     ck_assert_msg(strstr(none, "disable-legacy"), "%s", none);
     g_autofree char *packed = device_error(m, "virtio-rng-pci,disable-modern=on,packed=on");
     ck_assert_msg(strstr(packed, "packed"), "%s", packed);
+    g_autofree char *iommu = device_error(m, "virtio-rng-pci,disable-legacy=off,iommu_platform=on");
+    ck_assert_msg(strstr(iommu, "iommu_platform"), "%s", iommu);
 }
 
 static void add_tests(TCase *tc)
