@@ -133,6 +133,20 @@ int co_fn block_co_flush(BlockUser *user);
 int co_fn block_co_copy_range(BlockUser *from, uint64_t from_offset, BlockUser *to,
                               uint64_t to_offset, uint64_t bytes);
 
+/*
+ * Adjacent requests of a guest, done as one.  That counts as @n, of which n - 1 were merged.  If it fails
+ * nothing is counted, and nothing but some of the bytes may have changed: the caller does them each by
+ * itself then, to find out which it was.
+ */
+int co_fn block_co_read_merged(BlockUser *user, uint64_t offset, const struct iovec *iov, int iovcnt,
+                               uint64_t bytes, unsigned n);
+int co_fn block_co_write_merged(BlockUser *user, uint64_t offset, const struct iovec *iov, int iovcnt,
+                                uint64_t bytes, unsigned n);
+/* The most bytes that those may have; 0: none, as each request is to keep the user's limits by itself.
+ * They may have BLOCK_MERGE_IOV parts in memory.  Any thread; when it has changed meanwhile they fail. */
+enum { BLOCK_MERGE_BYTES = 256 << 10, BLOCK_MERGE_IOV = 128 };
+uint64_t block_user_merge_max(const BlockUser *user);
+
 /* Limits a device tells its driver. */
 typedef struct BlockLimits {
     uint32_t request_alignment;            /* bytes; the core bounces what is not */

@@ -141,6 +141,7 @@ static void tell_changed(BlockEdge *edge)
 {
     if (edge->user) {
         edge->user->node = edge->child;
+        block_user_find_merge_max(edge->user);
         if (edge->user->kept)
             *edge->user->kept = edge->child;
     } else if (edge->parent->driver->child_changed) {

@@ -550,6 +550,8 @@ void block_node_route(BlockNode *node)
 
         if (edge->parent)
             block_node_route(edge->parent);
+        else
+            block_user_find_merge_max(edge->user);
     }
 }
 

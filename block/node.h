@@ -128,7 +128,7 @@ typedef struct BlockHistogram {
 typedef struct BlockUserCell {
     gint in_flight;                        /* atomic */
     uint64_t last_ns;
-    struct { uint64_t bytes, operations, failed, invalid, total_time_ns; } of[BLOCK_ACCT__COUNT];
+    struct { uint64_t bytes, operations, failed, invalid, total_time_ns, merged; } of[BLOCK_ACCT__COUNT];
 } BlockUserCell;
 
 struct BlockUser {
@@ -138,6 +138,7 @@ struct BlockUser {
     BlockCells cells;                      /* of BlockUserCell */
     gint quiesced;                         /* atomic; a count */
     gint write_cache;                      /* atomic */
+    uint64_t merge_max;                    /* atomic */
     pthread_mutex_t wait_lock;
     GSList *waiters;                       /* under wait_lock: of Coroutine, while quiesced */
     char *name;
@@ -217,6 +218,7 @@ void co_fn block_write_enter_free(BlockNode *node, BlockWrite *write, uint64_t o
 void block_write_leave(BlockNode *node, BlockNodeCell *cell, BlockWrite *write);
 
 /* user-limits.c */
+void block_user_find_merge_max(BlockUser *user);   /* its limits, or those of its node, have changed */
 void block_user_histogram_add(BlockHistogram *histogram, int64_t ns);
 void block_user_describe_throttle(BlockUser *user, json_object *info);      /* @user: may be NULL */
 void block_user_describe_histograms(BlockUser *user, json_object *stats);

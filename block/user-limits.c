@@ -10,6 +10,7 @@ static void change_throttle(BlockUser *user, ThrottleMember *member)
     block_user_quiesce(user, true);
     throttle_member_free(user->throttle);
     user->throttle = member;
+    block_user_find_merge_max(user);
     block_user_quiesce(user, false);
 }
 

@@ -32,6 +32,7 @@ BlockUser *block_user_new(BlockNode *node, const char *name, unsigned perm, unsi
         g_free(user);
         return NULL;
     }
+    block_user_find_merge_max(user);
     block_user_set_on_error(user, -1, -1, NULL);
     g_ptr_array_add(user->graph->users, user);
     if (node->drive && node->drive->limits &&
@@ -242,21 +243,29 @@ static inline void co_fn keep_limits(BlockUser *user, bool is_write, uint64_t by
         throttle_member_wait(user->throttle, is_write, bytes);
 }
 
-static inline int finish(BlockUser *user, BlockUserCell *cell, BlockAcct what, uint64_t bytes,
-                         int64_t start_ns, int ret)
+/* The time of @n requests, from @start_ns until now. */
+static inline void count_time(BlockUser *user, BlockUserCell *cell, BlockAcct what, unsigned n,
+                              int64_t start_ns)
 {
     int64_t now = loop_clock_ns();
 
+    block_cell_add(&cell->of[what].total_time_ns, n * (now - start_ns));
+    __atomic_store_n(&cell->last_ns, now, __ATOMIC_RELAXED);
+    if (G_UNLIKELY(user->histograms[what] != NULL))
+        for (unsigned i = 0; i < n; i++)
+            block_user_histogram_add(user->histograms[what], now - start_ns);
+}
+
+static inline int finish(BlockUser *user, BlockUserCell *cell, BlockAcct what, uint64_t bytes,
+                         int64_t start_ns, int ret)
+{
     if (G_LIKELY(ret == 0)) {
         block_cell_add(&cell->of[what].bytes, bytes);
         block_cell_add(&cell->of[what].operations, 1);
     } else {
         block_cell_add(&cell->of[what].failed, 1);
     }
-    block_cell_add(&cell->of[what].total_time_ns, now - start_ns);
-    __atomic_store_n(&cell->last_ns, now, __ATOMIC_RELAXED);
-    if (G_UNLIKELY(user->histograms[what] != NULL))
-        block_user_histogram_add(user->histograms[what], now - start_ns);
+    count_time(user, cell, what, 1, start_ns);
     leave(cell);
     return ret;
 }
@@ -306,6 +315,62 @@ int co_fn block_co_write(BlockUser *user, uint64_t offset, const struct iovec *i
     else
         ret = block_node_co_write(user->node, offset, iov, iovcnt, bytes, user_flags(user, flags));
     return finish(user, cell, BLOCK_ACCT_WRITE, bytes, start_ns, ret);
+}
+
+/* Merged requests. */
+
+void block_user_find_merge_max(BlockUser *user)
+{
+    const BlockLimits *limits = &user->node->limits;
+    uint64_t most = limits->max_transfer ? MIN(limits->max_transfer, BLOCK_MERGE_BYTES)
+                                         : BLOCK_MERGE_BYTES;
+
+    if (user->throttle || (limits->max_iov && limits->max_iov < BLOCK_MERGE_IOV))
+        most = 0;
+    __atomic_store_n(&user->merge_max, most, __ATOMIC_RELAXED);
+}
+
+uint64_t block_user_merge_max(const BlockUser *user)
+{
+    return __atomic_load_n(&user->merge_max, __ATOMIC_RELAXED);
+}
+
+static int finish_merged(BlockUser *user, BlockUserCell *cell, BlockAcct what, uint64_t bytes,
+                         unsigned n, int64_t start_ns, int ret)
+{
+    if (G_LIKELY(ret == 0)) {
+        block_cell_add(&cell->of[what].bytes, bytes);
+        block_cell_add(&cell->of[what].operations, n);
+        block_cell_add(&cell->of[what].merged, n - 1);
+        count_time(user, cell, what, n, start_ns);
+    }
+    leave(cell);
+    return ret;
+}
+
+int co_fn block_co_read_merged(BlockUser *user, uint64_t offset, const struct iovec *iov, int iovcnt,
+                               uint64_t bytes, unsigned n)
+{
+    BlockUserCell *cell = enter(user);
+    int64_t start_ns = loop_clock_ns();
+    int ret = -EAGAIN;
+
+    if (G_LIKELY(bytes <= block_user_merge_max(user)))
+        ret = block_node_co_read(user->node, offset, iov, iovcnt, bytes);
+    return finish_merged(user, cell, BLOCK_ACCT_READ, bytes, n, start_ns, ret);
+}
+
+int co_fn block_co_write_merged(BlockUser *user, uint64_t offset, const struct iovec *iov, int iovcnt,
+                                uint64_t bytes, unsigned n)
+{
+    BlockUserCell *cell = enter(user);
+    int64_t start_ns = loop_clock_ns();
+    int ret = -EAGAIN;
+
+    if (G_LIKELY(bytes <= block_user_merge_max(user)) && may_write(user) &&
+        !past_end(user, offset, bytes))
+        ret = block_node_co_write(user->node, offset, iov, iovcnt, bytes, user_flags(user, 0));
+    return finish_merged(user, cell, BLOCK_ACCT_WRITE, bytes, n, start_ns, ret);
 }
 
 int co_fn block_co_zero(BlockUser *user, uint64_t offset, uint64_t bytes, unsigned flags)
@@ -410,6 +475,7 @@ BlockStats block_user_stats(const BlockUser *user)
             ADD(failed);
             ADD(invalid);
             ADD(total_time_ns);
+            ADD(merged);
 #undef ADD
         }
     }

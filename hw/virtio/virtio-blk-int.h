@@ -13,7 +13,7 @@ typedef struct BlkQueue BlkQueue;
 /* One request, from a queue's pool; iovecs and addresses follow it in memory. */
 typedef struct BlkRequest {
     BlkQueue *q;
-    struct BlkRequest *next;                /* in the free list, or parked */
+    struct BlkRequest *next;                /* in the free list, parked, or the next of a run */
     VirtqChain chain;
     uint32_t type;
     uint64_t sector;
@@ -55,7 +55,7 @@ struct VirtioBlk {
     int write_cache_mode;                   /* OnOffAuto */
     uint16_t num_queues, queue_size;
     bool seg_max_adjust, discard, write_zeroes, report_discard_granularity, config_wce, scsi;
-    bool share_rw;
+    bool share_rw, request_merging;
     uint32_t max_discard_sectors, max_write_zeroes_sectors;
     int rerror, werror;
     int32_t bootindex;

@@ -1,8 +1,8 @@
 /*
  * The block device's data plane (virtio 1.2, 5.2.6): from a kick to the interrupt, in the queue's
  * loop and without a lock or an allocation.  A kick takes what is in the ring, some in a turn; each
- * request is a coroutine; what completes in one turn of the loop is published together by a bottom
- * half.
+ * request, or several that are adjacent on the disk, is a coroutine; what completes in one turn of the
+ * loop is published together by a bottom half.
  */
 #include "hw/virtio/virtio-blk-int.h"
 #include "src/base/trace.h"
@@ -10,7 +10,8 @@
 
 enum { HEADER_SIZE = sizeof(struct virtio_blk_outhdr), STATUS_SIZE = 1 };
 
-/* Taken in one turn of the loop: the driver gets these answers while the next are being read. */
+/* Taken in one turn of the loop: the driver gets these answers while the next are being read.  So it is
+ * also the most that are merged. */
 enum { TURN_REQUESTS = 8 };
 
 /* ---- The pool ---- */
@@ -195,14 +196,21 @@ static bool range_ok(const VirtioBlk *blk, uint64_t sector, uint64_t bytes)
            bytes / SECTOR_SIZE <= capacity - sector;
 }
 
+static bool data_ok(const BlkRequest *req)
+{
+    const VirtioBlk *blk = req->q->blk;
+
+    return range_ok(blk, req->sector, req->data_bytes) &&
+           !(req->type == VIRTIO_BLK_T_OUT && blk->vdev.host_features & 1ull << VIRTIO_BLK_F_RO);
+}
+
 static void co_fn read_or_write(BlkRequest *req)
 {
     VirtioBlk *blk = req->q->blk;
     bool read = req->type == VIRTIO_BLK_T_IN;
     uint64_t offset = req->sector * SECTOR_SIZE;
 
-    if (!range_ok(blk, req->sector, req->data_bytes) ||
-        (!read && blk->vdev.host_features & 1ull << VIRTIO_BLK_F_RO)) {
+    if (!data_ok(req)) {
         block_user_account_invalid(blk->user, read ? BLOCK_ACCT_READ : BLOCK_ACCT_WRITE);
         complete(req, VIRTIO_BLK_S_IOERR);
         return;
@@ -296,12 +304,99 @@ static void co_fn request_co(void *opaque)
     }
 }
 
-static void request_start(BlkRequest *req)
+static void request_begin(BlkRequest *req)
 {
     __atomic_add_fetch(&req->q->in_flight, 1, __ATOMIC_SEQ_CST);
     trim(req);
-    co_start(request_co, req);
+    req->next = NULL;
 }
+
+/* ---- Adjacent requests ---- */
+
+/* A read or write, or several in the order of the disk, linked by @next. */
+typedef struct BlkRun {
+    BlkRequest *first, *last;
+    uint64_t end;                           /* sector */
+    uint64_t bytes;
+    unsigned parts;                         /* iovecs of the data */
+} BlkRun;
+
+/* What a turn has taken and not started. */
+typedef struct BlkTurn {
+    uint64_t merge_max;                     /* bytes of a run */
+    unsigned num_runs;
+    BlkRun runs[TURN_REQUESTS];
+} BlkTurn;
+
+/* Succeeds or fails as a whole: which of them fail, and what to do with each, is found out by doing
+ * them one by one. */
+static void co_fn run_co(void *opaque)
+{
+    BlkRequest *first = opaque, *next;
+    BlockUser *user = first->q->blk->user;
+    struct iovec iov[BLOCK_MERGE_IOV];
+    uint64_t offset = first->sector * SECTOR_SIZE, bytes = 0;
+    unsigned parts = 0, n = 0;
+    int ret;
+
+    for (BlkRequest *req = first; req; req = req->next) {
+        memcpy(iov + parts, req->data, req->data_num * sizeof(*iov));
+        parts += req->data_num;
+        bytes += req->data_bytes;
+        n++;
+    }
+    ret = first->type == VIRTIO_BLK_T_IN
+              ? block_co_read_merged(user, offset, iov, parts, bytes, n)
+              : block_co_write_merged(user, offset, iov, parts, bytes, n);
+    for (BlkRequest *req = first; req; req = next) {
+        next = req->next;
+        if (G_LIKELY(!ret))
+            complete(req, VIRTIO_BLK_S_OK);
+        else
+            co_start(request_co, req);
+    }
+}
+
+/* Starts what was taken so far, in its order. */
+static void turn_start(BlkTurn *turn)
+{
+    for (unsigned i = 0; i < turn->num_runs; i++) {
+        BlkRequest *first = turn->runs[i].first;
+        co_start(first->next ? run_co : request_co, first);
+    }
+    turn->num_runs = 0;
+}
+
+static bool run_join(BlkRun *run, BlkRequest *req, uint64_t merge_max)
+{
+    if (run->end != req->sector || run->first->type != req->type ||
+        run->bytes + req->data_bytes > merge_max ||
+        run->parts + req->data_num > BLOCK_MERGE_IOV || !data_ok(run->last) || !data_ok(req))
+        return false;
+    run->last = run->last->next = req;
+    run->end += req->data_bytes / SECTOR_SIZE;
+    run->bytes += req->data_bytes;
+    run->parts += req->data_num;
+    return true;
+}
+
+static void turn_add(BlkTurn *turn, BlkRequest *req)
+{
+    if (req->type != VIRTIO_BLK_T_IN && req->type != VIRTIO_BLK_T_OUT) {
+        turn_start(turn);
+        co_start(request_co, req);
+        return;
+    }
+    for (unsigned i = 0; i < turn->num_runs; i++)
+        if (run_join(&turn->runs[i], req, turn->merge_max))
+            return;
+    turn->runs[turn->num_runs++] = (BlkRun){
+        .first = req, .last = req, .end = req->sector + req->data_bytes / SECTOR_SIZE,
+        .bytes = req->data_bytes, .parts = req->data_num,
+    };
+}
+
+/* ---- From the ring ---- */
 
 /* False: the device is now broken. */
 static bool request_parse(BlkRequest *req)
@@ -324,8 +419,12 @@ static bool request_parse(BlkRequest *req)
 /* Takes what is in the ring, but not for ever: other queues of the loop want to be served, too. */
 static unsigned take_requests(BlkQueue *q, unsigned budget)
 {
+    VirtioBlk *blk = q->blk;
+    BlkTurn turn;
     BlkRequest *req;
 
+    turn.merge_max = blk->request_merging ? block_user_merge_max(blk->user) : 0;
+    turn.num_runs = 0;
     while (budget && (req = request_get(q))) {
         if (!virtq_pop(q->vq, &req->chain)) {
             request_put(req);
@@ -333,9 +432,11 @@ static unsigned take_requests(BlkQueue *q, unsigned budget)
         }
         if (!request_parse(req))
             break;
-        request_start(req);
+        request_begin(req);
+        turn_add(&turn, req);
         budget--;
     }
+    turn_start(&turn);
     return budget;
 }
 
@@ -368,7 +469,8 @@ static void resubmit(void *opaque)
         BlkRequest *next = req->next;
         if (!virtq_map_chain(q->vq, &req->chain) || !request_parse(req))
             return;
-        request_start(req);
+        request_begin(req);
+        co_start(request_co, req);
         req = next;
     }
 }

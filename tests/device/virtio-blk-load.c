@@ -1,7 +1,8 @@
 /*
- * virtio-blk under load: random reads and writes, 32 in flight on each of three queues, with every engine,
- * cached and direct, in the main loop, in an iothread, and in three of them.  The test knows what each block
- * must hold; so it does while jobs work on a qcow2 disk that three threads use.
+ * virtio-blk under load: reads and writes at random places and in order, 32 in flight on each of three
+ * queues, with every engine, cached and direct, in the main loop, in an iothread, and in three of them.
+ * The test knows what each block must hold; so it does while jobs work on a qcow2 disk that three threads
+ * use.
  *
  * VIREO_LOAD_ROUNDS makes it longer: each round is 240 requests.
  */
@@ -51,6 +52,7 @@ typedef struct Load {
     GRand *random;
     uint32_t version[BLOCKS];               /* how often each was written */
     bool in_use[BLOCKS];                    /* by a request in flight */
+    unsigned last;                          /* block that was asked for */
     Slot slots[QUEUES][IN_FLIGHT];
     Slot *by_id[QUEUES][QUEUE_SIZE];
     unsigned left[QUEUES], in_flight;
@@ -109,9 +111,10 @@ static void start(Load *l, unsigned queue, Slot *slot)
     uint8_t *header = guest_ptr(l->d.m, slot->header);
     uint64_t *data = guest_ptr(l->d.m, slot->data);
 
-    do
+    slot->block = (l->last + 1) % BLOCKS;   /* half of them, to be merged */
+    while (l->in_use[slot->block] || g_rand_boolean(l->random))
         slot->block = g_rand_int_range(l->random, 0, BLOCKS);
-    while (l->in_use[slot->block]);
+    l->last = slot->block;
     l->in_use[slot->block] = slot->busy = true;
     slot->write = g_rand_boolean(l->random);
     st_le32(header, slot->write ? VIRTIO_BLK_T_OUT : VIRTIO_BLK_T_IN);
