@@ -1,5 +1,6 @@
 /*
- * 4 KiB random reads from a modern virtio-blk on PCI bus 0, DEPTH at a time, for ever.
+ * 4 KiB reads from a modern virtio-blk on PCI bus 0, DEPTH at a time, for ever: at random places, or
+ * with SEQUENTIAL in order, from the first block to that of the ring's last entry, and again.
  *
  * Says on the serial port: 'B' before the first request, 'E' after each ROUND of completed ones,
  * 'X' and halts where a read went wrong.
@@ -22,6 +23,9 @@
 #endif
 #ifndef SLEEPS
 #define SLEEPS 0
+#endif
+#ifndef SEQUENTIAL
+#define SEQUENTIAL 0
 #endif
 #ifndef NUMBERED /* 0: the disk holds nothing */
 #define NUMBERED 1
@@ -200,7 +204,7 @@ static unsigned make_requests(void)
     uint32_t blocks = *capacity / (BLOCK / 512), random = 12345;
     for (unsigned i = 0; i < size; i++) {
         random = random * 1664525 + 1013904223;
-        uint64_t block = (uint64_t)random * blocks >> 32;
+        uint64_t block = SEQUENTIAL ? i % blocks : (uint64_t)random * blocks >> 32;
         request[i] = (struct request){ .type = 0, .sector = block * (BLOCK / 512) };
         status[i] = 0xff;
         indirect[i][0] = (struct desc){ (uintptr_t)&request[i], sizeof(request[i]), NEXT, 1 };
