@@ -100,6 +100,15 @@ static void run_chardev_add(Hmp *h, GError **error)
         chardev_create(h->vm->root, options, error);
 }
 
+static void run_chardev_change(Hmp *h, GError **error)
+{
+    g_autoptr(json_object) options = options_parse(h->words[1], "backend", error);
+    if (!options)
+        return;
+    json_object_object_add(options, "id", json_object_new_string(h->words[0]));
+    chardev_change(h->vm->root, options, error);
+}
+
 static void run_chardev_remove(Hmp *h, GError **error)
 {
     qmp_chardev_remove(h->vm, h->words[0], error);
@@ -281,6 +290,8 @@ const HmpCommand hmp_commands[] = {
     { "object_del", NULL, "ID", "remove a backend object", 1, 1, run_object_del, complete_objects },
     { "chardev-add", NULL, "BACKEND,id=ID[,…]", "make a character device, as -chardev does", 1, 1,
       run_chardev_add },
+    { "chardev-change", NULL, "ID BACKEND[,…]", "put another back end behind a character device", 2, 2,
+      run_chardev_change, complete_chardevs },
     { "chardev-remove", NULL, "ID", "remove a character device", 1, 1, run_chardev_remove,
       complete_chardevs },
     { "chardev-send-break", NULL, "ID", "send a break to a character device's front end", 1, 1,

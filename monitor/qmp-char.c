@@ -41,17 +41,30 @@ GPtrArray *qmp_query_chardev_backends(Vm *vm, GError **error)
     return list;
 }
 
-QmpChardevReturn *qmp_chardev_add(Vm *vm, json_object *arguments, GError **error)
+/* @chardev: NULL if it was not made. */
+static QmpChardevReturn *tell_pty(const Chardev *chardev)
 {
-    json_object *id, *backend;
-    json_object_object_get_ex(arguments, "id", &id);
-    json_object_object_get_ex(arguments, "backend", &backend);
-    Chardev *chardev = chardev_create_qmp(vm->root, json_object_get_string(id), backend, error);
     if (!chardev)
         return NULL;
     QmpChardevReturn *result = g_new0(QmpChardevReturn, 1);
     result->pty = g_strdup(chardev_pty_path(chardev));
     return result;
+}
+
+QmpChardevReturn *qmp_chardev_add(Vm *vm, json_object *arguments, GError **error)
+{
+    json_object *id, *backend;
+    json_object_object_get_ex(arguments, "id", &id);
+    json_object_object_get_ex(arguments, "backend", &backend);
+    return tell_pty(chardev_create_qmp(vm->root, json_object_get_string(id), backend, error));
+}
+
+QmpChardevReturn *qmp_chardev_change(Vm *vm, json_object *arguments, GError **error)
+{
+    json_object *id, *backend;
+    json_object_object_get_ex(arguments, "id", &id);
+    json_object_object_get_ex(arguments, "backend", &backend);
+    return tell_pty(chardev_change_qmp(vm->root, json_object_get_string(id), backend, error));
 }
 
 bool qmp_chardev_remove(Vm *vm, const char *id, GError **error)

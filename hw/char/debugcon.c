@@ -53,7 +53,7 @@ static bool debugcon_realize(Object *obj, GError **error)
         return fail(error, ERR_MISSING_PARAMETER, "isa-debugcon needs a property 'chardev'");
     if (s->iobase > 0xffff)
         return fail(error, ERR_INVALID_PARAMETER, "iobase 0x%x is not an I/O port", s->iobase);
-    s->front = (CharFront){ .writable = debugcon_writable, .opaque = s };
+    s->front = (CharFront){ .writable = debugcon_writable, .opaque = s, .slot = &s->chardev };
     if (!char_front_attach(&s->front, s->chardev, error))
         return false;
     char_front_set_open(&s->front, true);

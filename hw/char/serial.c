@@ -422,7 +422,7 @@ static bool serial_realize(Object *obj, GError **error)
         return false;
     s->front = (CharFront){
         .can_receive = serial_can_receive, .receive = serial_receive, .event = serial_event,
-        .writable = serial_writable, .opaque = s,
+        .writable = serial_writable, .opaque = s, .slot = &s->chardev,
     };
     if (s->chardev && !char_front_attach(&s->front, s->chardev, error))
         return false;

@@ -88,7 +88,7 @@ static bool egd_realize(Object *obj, GError **error)
     if (!e->chardev)
         return fail(error, ERR_MISSING_PARAMETER, "rng-egd needs a property 'chardev'");
     e->front = (CharFront){ .can_receive = can_receive, .receive = receive, .event = egd_event,
-                            .opaque = e };
+                            .opaque = e, .slot = &e->chardev };
     if (!char_front_attach(&e->front, e->chardev, error))
         return false;
     char_front_set_open(&e->front, true);

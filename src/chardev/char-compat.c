@@ -168,7 +168,7 @@ static bool translate(const char *kind, json_object *options, GError **error)
     return true;
 }
 
-Chardev *chardev_create_qmp(Object *root, const char *id, json_object *backend, GError **error)
+json_object *chardev_options_of_qmp(const char *id, json_object *backend, GError **error)
 {
     const char *kind = NULL;
     json_object *data = NULL;
@@ -187,5 +187,13 @@ Chardev *chardev_create_qmp(Object *root, const char *id, json_object *backend, 
         fail(error, ERR_WRONG_TYPE, "'backend.data' must be an object");
     if (!options || !translate(kind, options, error))
         return NULL;
-    return create(root, id, kind, options, error);
+    json_add_str(options, "id", id);
+    json_add_str(options, "backend", kind);
+    return g_steal_pointer(&options);
+}
+
+Chardev *chardev_create_qmp(Object *root, const char *id, json_object *backend, GError **error)
+{
+    g_autoptr(json_object) options = chardev_options_of_qmp(id, backend, error);
+    return options ? chardev_create(root, options, error) : NULL;
 }

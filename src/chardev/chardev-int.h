@@ -60,6 +60,8 @@ void chardev_deliver(Chardev *cd, const uint8_t *data, size_t length);
 Chardev *chardev_new(Object *root, const char *id, const char *kind, json_object *options,
                      GError **error);
 void chardev_quit_requested(Chardev *cd);  /* Ctrl-A x */
+/* char-compat.c: what chardev_create takes, of chardev-add's arguments; the caller's reference. */
+json_object *chardev_options_of_qmp(const char *id, json_object *backend, GError **error);
 
 /* Members taken out of @options, so that what is left is unknown.  Absent: *ret is left alone. */
 bool take_bool(json_object *options, const char *key, bool *ret, GError **error);

@@ -29,6 +29,8 @@ struct CharFront {
     bool (*input_ended)(void *opaque);
     void (*writable)(void *opaque);                            /* after a short write; may be NULL */
     void *opaque;
+    /* The owner's reference, which chardev_change replaces; NULL: it cannot be changed. */
+    Chardev **slot;
     bool is_open;              /* the front end is in use: query-chardev's frontend-open */
     unsigned mux_index;
 };
@@ -56,6 +58,10 @@ Chardev *chardev_create_qmp(Object *root, const char *id, json_object *backend, 
 /* A command-line short form: "stdio", "null", "pty", "unix:PATH,server=on,wait=off", "tcp:…",
  * "file:PATH", "mon:stdio", "chardev:ID", "none" (returns NULL without error). */
 Chardev *chardev_create_compat(Object *root, const char *id, const char *text, GError **error);
+/* chardev-change: another back end in place of the one that has the options' id, with its front end if
+ * it has one.  If that fails, all stays as it was.  ERR_UNSUPPORTED: a multiplexer, or a monitor's. */
+Chardev *chardev_change(Object *root, json_object *options, GError **error);
+Chardev *chardev_change_qmp(Object *root, const char *id, json_object *backend, GError **error);
 Chardev *chardev_find(Object *root, const char *id);
 bool chardev_delete(Object *root, const char *id, GError **error);
 const char *chardev_id(const Chardev *chardev);

@@ -210,6 +210,25 @@ class Board(unittest.TestCase):
             self.assertRegex(hmp("sum $pc 64"), r"^[0-9]{5}\r\n$")
             self.assertIn("there is no memory", hmp("sum 0x70000000 16"))
 
+    def test_a_serial_port_gets_another_back_end(self):
+        with Vireo("fault", "-append", "3", "-S") as v:
+            v.connect()
+            other = os.path.join(v.folder.name, "other")
+            new = {"type": "file", "data": {"out": other}}
+            self.assertEqual(v.command("chardev-change", id="serial0", backend=new), {"return": {}})
+            for letter in "0x41", "0x42":
+                v.command("human-monitor-command", **{"command-line": "o/b 0x3f8 " + letter})
+            deadline = time.monotonic() + LONG_S
+            while os.path.getsize(other) < 2 and time.monotonic() < deadline:
+                v.command("query-status")
+            with open(other, encoding="ascii") as f:
+                self.assertEqual(f.read(), "AB")
+            self.assertEqual([c["frontend-open"] for c in v.command("query-chardev")["return"]
+                              if c["label"] == "serial0"], [True])
+            monitor = [c["label"] for c in v.command("query-chardev")["return"]
+                       if c["label"] != "serial0"]
+            self.assertIn("error", v.command("chardev-change", id=monitor[0], backend=new))
+
     def test_cpu_in_the_object_tree(self):
         with Vireo("fault", "-append", "3", "-smp", "2,cores=2") as v:
             v.connect()

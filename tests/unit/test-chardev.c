@@ -525,6 +525,78 @@ static void on_accept(Chardev *connection, void *opaque)
     ck_assert(char_front_attach(&many->fronts[many->count++].front, connection, NULL));
 }
 
+static Chardev *change(const char *text, GError **error)
+{
+    g_autoptr(json_object) options = options_parse(text, "backend", NULL);
+    return chardev_change(root, options, error);
+}
+
+static void refuse_change(const char *text, ErrorCode code, const char *says)
+{
+    g_autoptr(GError) error = NULL;
+    ck_assert_msg(!change(text, &error), "%s was taken", text);
+    ck_assert_msg(strstr(error->message, says) != NULL, "%s: %s", text, error->message);
+    ck_assert_int_eq(error_get_code(error), code);
+}
+
+START_TEST(a_back_end_is_changed)
+{
+    Front f;
+    front_init(&f);
+    int fds[2];
+    ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+    Chardev *user = object_ref(make("socket,id=c,fd=%d", fds[0]));    /* as a device's property */
+    f.front.slot = &user;
+    ck_assert(char_front_attach(&f.front, user, NULL));
+    char_front_set_open(&f.front, true);
+    while (char_front_write(&f.front, "to nobody", 9) == 9)
+        ;                                  /* it waits for its peer */
+    g_autofree char *out = g_build_filename(dir, "out", NULL);
+    refuse_change("null,id=d", ERR_NOT_FOUND, "Chardev 'd' does not exist");
+    refuse_change("file,id=c,path=/no/such/folder/x", ERR_NOT_FOUND, "chardev 'c' stays as it was: ");
+    refuse_change("null,id=c,mux=on", ERR_UNSUPPORTED, "cannot change to a multiplexer");
+    ck_assert_str_eq(f.events->str, "O");
+    g_autofree char *text = g_strdup_printf("file,id=c,path=%s", out);
+    Chardev *file = change(text, NULL);
+    ck_assert_ptr_nonnull(file);
+    ck_assert_str_eq(f.events->str, "OCO");
+    ck_assert_ptr_eq(user, file);
+    ck_assert_ptr_eq(chardev_find(root, "c"), file);
+    ck_assert(chardev_frontend_open(file));
+    settle();
+    ck_assert_uint_eq(f.writable, 1);
+    send_text(&f, "to a file");
+    expect_file(out, "to a file");
+    char drained[4096];
+    while (read(fds[1], drained, sizeof(drained)) > 0)
+        ;                                  /* to the end: the old one is closed */
+    close(fds[1]);
+    ck_assert(!chardev_delete(root, "c", NULL));
+    front_drop(&f);
+    object_unref(user);
+    ck_assert(change("null,id=c", NULL));  /* one without a front end */
+    ck_assert(chardev_delete(root, "c", NULL));
+}
+END_TEST
+
+START_TEST(what_cannot_be_changed)
+{
+    Front f;
+    Many many = { .count = 0 };
+    g_autofree char *path = g_build_filename(dir, "s", NULL);
+    front_init(&f);
+    make("ringbuf,id=m,mux=on");
+    refuse_change("null,id=m", ERR_UNSUPPORTED, "is a multiplexer");
+    refuse_change("null,id=m-base", ERR_UNSUPPORTED, "its user does not support");
+    ck_assert(char_front_attach(&f.front, make("null,id=n"), NULL));
+    refuse_change("null,id=n", ERR_UNSUPPORTED, "its user does not support");
+    ck_assert(chardev_listen_many(make("socket,id=s,path=%s,server=on,wait=off", path), loop_main(),
+                                  on_accept, &many, NULL));
+    refuse_change("null,id=s", ERR_UNSUPPORTED, "its user does not support");
+    front_drop(&f);
+}
+END_TEST
+
 START_TEST(many_clients_on_one_socket)
 {
     Many many = { .count = 0 };
@@ -911,6 +983,8 @@ static void add(TCase *tc)
     tcase_add_test(tc, inherited_sockets);
     tcase_add_test(tc, server_waits_for_its_client);
     tcase_add_test(tc, many_clients_on_one_socket);
+    tcase_add_test(tc, a_back_end_is_changed);
+    tcase_add_test(tc, what_cannot_be_changed);
     tcase_add_test(tc, back_pressure_is_bounded);
     tcase_add_test(tc, a_stalled_writer_hears_of_the_end);
     tcase_add_test(tc, input_stops_without_room);

@@ -485,6 +485,8 @@ START_TEST(character_devices)
     g_autofree char *name = g_strconcat("pty:", get_str(pty, "pty"), NULL);
     ck_assert_str_eq(get_str(find_member(all, "label", "p0"), "filename"), name);
     ck_assert(json_object_get_boolean(get(find_member(all, "label", "mon0"), "frontend-open")));
+    drop(check_command(&s, "chardev-change",
+                       "{\"id\": \"r0\", \"backend\": {\"type\": \"null\", \"data\": {}}}"));
     drop(check_command(&s, "chardev-remove", "{\"id\": \"r0\"}"));
     drop(check_command(&s, "chardev-remove", "{\"id\": \"p0\"}"));
     g_autoptr(json_object) own = run(
