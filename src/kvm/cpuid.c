@@ -13,6 +13,7 @@ typedef struct Builder {
     SmpPlace place;
     uint32_t apic_id;
     unsigned package_threads;               /* logical CPUs of a socket */
+    uint32_t level;                         /* highest basic leaf */
     bool amd, intel;
     struct kvm_cpuid2 *table;
     unsigned capacity;
@@ -162,7 +163,7 @@ static void put_leaf_0_to_2(Builder *b)
     const unsigned clflush_quadwords = 8;
     uint32_t edx = word(b, FEAT_1_EDX), ht = 1 << 28;
     edx = b->package_threads > 1 ? edx | ht : edx & ~ht;
-    put(b, 0, -1, b->model->level, text4(v), text4(v + 8), text4(v + 4));
+    put(b, 0, -1, b->level, text4(v), text4(v + 8), text4(v + 4));
     put(b, 1, -1, signature(b->model),
         b->apic_id << 24 | MIN(b->package_threads, 255) << 16 | clflush_quadwords << 8,
         word(b, FEAT_1_ECX), edx);
@@ -264,7 +265,7 @@ static void put_leaf_d(Builder *b)
 
 static void put_basic(Builder *b)
 {
-    uint32_t level = b->model->level;
+    const uint32_t level = b->level;
     put_leaf_0_to_2(b);
     if (level >= 4 && b->intel)
         put_cache_leaf(b, 4);
@@ -337,6 +338,7 @@ static void put_extended(Builder *b)
 {
     uint32_t level = b->model->xlevel;
     const char *v = b->model->vendor;
+    const unsigned dies = MAX(b->smp.dies, 1);  /* each is a node, of which the machine counts all */
     const uint32_t asids = 16;
     if (level < 0x80000000)
         return;
@@ -359,7 +361,7 @@ static void put_extended(Builder *b)
         put(b, 0x8000001e, -1, b->apic_id,
             ((b->apic_id & ((1u << smp_socket_shift(&b->smp)) - 1)) >> smp_core_shift(&b->smp)) |
                 (MAX(b->smp.threads, 1) - 1) << 8,
-            b->place.die | (MAX(b->smp.dies, 1) - 1) << 8, 0);
+            ((b->place.socket * dies + b->place.die) & 0xff) | (dies - 1) << 8, 0);
     }
     if (level >= 0x80000021)
         put(b, 0x80000021, -1, word(b, FEAT_80000021_EAX), 0, 0, 0);
@@ -374,6 +376,8 @@ struct kvm_cpuid2 *cpu_model_table(const CpuModel *model, Kvm *kvm, unsigned ind
         return NULL;
     b.apic_id = smp_apic_id(smp, index);
     b.package_threads = MAX(smp->threads, 1) * MAX(smp->cores, 1) * MAX(smp->dies, 1);
+    /* Only leaf 0x1F tells of dies, whatever the model ends at. */
+    b.level = smp->dies > 1 ? MAX(model->level, 0x1f) : model->level;
     b.amd = !strcmp(model->vendor, "AuthenticAMD") || !strcmp(model->vendor, "HygonGenuine");
     b.intel = !b.amd;
     b.table = g_malloc0(table_size(b.capacity));

@@ -643,6 +643,39 @@ START_TEST(model_properties)
 }
 END_TEST
 
+static struct kvm_cpuid_entry2 leaf_of(const struct kvm_cpuid2 *table, uint32_t function,
+                                       uint32_t index)
+{
+    for (unsigned i = 0; i < table->nent; i++)
+        if (table->entries[i].function == function && table->entries[i].index == index)
+            return table->entries[i];
+    return (struct kvm_cpuid_entry2){ 0 };
+}
+
+/* Two sockets of two dies: a model that ends before leaf 0x1F must show them nevertheless. */
+START_TEST(dies_are_told)
+{
+    static const SmpTopology smp = { 16, 16, 2, 2, 2, 2 };
+    Guest *g = guest_new(&(GuestConfig){ .cpu = "EPYC,check=off,+topoext" });
+    bool topoext = cpu_model_feature(g->model, "topoext");
+    for (unsigned i = 0; i < smp.cpus; i++) {
+        g_autofree struct kvm_cpuid2 *table = cpu_model_table(g->model, g->kvm, i, &smp, NULL);
+        ck_assert_ptr_nonnull(table);
+        ck_assert_uint_ge(leaf_of(table, 0, 0).eax, 0x1f);
+        struct kvm_cpuid_entry2 core = leaf_of(table, 0x1f, 1), die = leaf_of(table, 0x1f, 2);
+        ck_assert_uint_eq(core.eax, 2);             /* shift to the die's number, CPUs of a die */
+        ck_assert_uint_eq(core.ebx, 4);
+        ck_assert_uint_eq(die.ecx, 2 | 5 << 8);     /* level 2 is dies */
+        ck_assert_uint_eq(die.eax, 3);
+        ck_assert_uint_eq(die.ebx, 8);
+        ck_assert_uint_eq(die.edx, i);
+        if (topoext)                                /* nodes count through the whole machine */
+            ck_assert_uint_eq(leaf_of(table, 0x8000001e, 0).ecx, i / 4 | 1 << 8);
+    }
+    guest_free(g);
+}
+END_TEST
+
 static void add_tests(TCase *t)
 {
     tcase_set_timeout(t, 120);
@@ -669,6 +702,7 @@ static void add_tests(TCase *t)
     tcase_add_test(t, ioeventfds);
     tcase_add_loop_test(t, guest_sees_the_model, 0, G_N_ELEMENTS(model_names));
     tcase_add_test(t, model_properties);
+    tcase_add_test(t, dies_are_told);
 }
 
 int main(void)
