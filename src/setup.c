@@ -333,6 +333,8 @@ static bool memory_size(const Config *c, uint64_t *ret, GError **error)
     if (*ret == 0 || *ret > UINT64_MAX - RAM_UNIT)
         return fail(error, ERR_INVALID_PARAMETER,
                     *ret ? "no machine has so much memory" : "a machine needs memory");
+    if (most && most < *ret)
+        return fail(error, ERR_INVALID_PARAMETER, "maxmem is less than the memory there is");
     if (most > *ret || json_object_object_get_ex(c->memory, "slots", NULL))
         return fail(error, ERR_UNSUPPORTED,
                     "slots, maxmem: memory cannot be added to a running machine; leave them out");

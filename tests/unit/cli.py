@@ -43,6 +43,7 @@ class Errors(unittest.TestCase):
         (["-m", "0"], "needs memory", ""),
         (["-m", "512,slots=2,maxmem=1G"], "slots", ""),
         (["-m", "1k"], "at least 2 MiB", ""),
+        (["-m", "1G,maxmem=512M"], "maxmem is less", ""),
         (["-machine", "q35,smp=2"], "smp.NAME=VALUE", ""),
         (["-machine", "q35,smp.cpsu=2"], "cpsu", "cpus"),
         (["-boot", "order=z"], "'z' is no list of boot devices", "d for a CD"),
