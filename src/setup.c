@@ -400,6 +400,7 @@ static bool setup_cpus(Vm *vm, const Config *c, GError **error)
     vm->cpu_model = cpu_model_new(vm->kvm, text, error);
     if (!vm->cpu_model)
         return error_prefix(error, "-cpu %s: ", text);
+    m->phys_bits = cpu_model_phys_bits(vm->cpu_model);
     m->cpu_type = g_strndup(text, strcspn(text, ","));
     for (unsigned i = 0; i < m->smp.cpus; i++) {
         if (!kvm_vcpu_new(vm->kvm, i, m->cpu_apic_ids[i], &m->smp, vm->cpu_model, error))

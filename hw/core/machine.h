@@ -52,6 +52,7 @@ struct Machine {
     char *boot_order;                       /* -boot */
     uint8_t uuid[16];
     char *cpu_type;                         /* "host", "max", "qemu64", … (name only) */
+    unsigned phys_bits;                     /* of the CPUs' physical addresses; 0: not known */
     uint32_t cpu_apic_ids[1024];            /* of possible vCPUs, by index; filled by the machine type */
     struct { bool utc, clock_vm; int64_t offset_s; bool driftfix_slew; } rtc;
     bool acpi, hpet, usb, smm, dump_guest_core, mem_merge;

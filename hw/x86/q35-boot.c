@@ -74,10 +74,18 @@ static void add_com_port(AcpiConfig *c, Object *dev)
     c->com[index].irq = number_of(dev, "irq");
 }
 
+/* Behind the memory above 4G, as far as the CPUs reach. */
+static AcpiRange pci_64_window(const Q35Machine *q)
+{
+    uint64_t start = ALIGN_UP(4 * GiB + q->ram_above_4g, PCI_64_ALIGN);
+    uint64_t end = MIN(start + PCI_64_SIZE, q35_address_limit(q));
+
+    return end > start ? (AcpiRange){ start, end - 1 } : (AcpiRange){ 0 };
+}
+
 static AcpiConfig make_acpi_config(const Q35Machine *q)
 {
     Machine *m = (Machine *)&q->m;
-    uint64_t pci_64 = ALIGN_UP(4 * GiB + q->ram_above_4g, PCI_64_ALIGN);
     AcpiConfig c = {
         .apic_ids = m->cpu_apic_ids,
         .cpus = m->smp.cpus,
@@ -89,7 +97,7 @@ static AcpiConfig make_acpi_config(const Q35Machine *q)
         .pm_base = PM_IO_BASE,
         .ecam_base = ECAM_BASE,
         .pci_32 = { ECAM_BASE + ECAM_SIZE, PCI_HOLE_32_END - 1 },
-        .pci_64 = { pci_64, pci_64 + PCI_64_SIZE - 1 },
+        .pci_64 = pci_64_window(q),
         .pci_gsi = ich9_pirq_gsi,
         .pci_link = ich9_pirq,
     };

@@ -170,6 +170,11 @@ bool q35_has_pic(const Q35Machine *q)
     return q->m.intr && q->pic != ON_OFF_OFF;
 }
 
+uint64_t q35_address_limit(const Q35Machine *q)
+{
+    return q->m.phys_bits ? 1ull << q->m.phys_bits : UINT64_MAX;
+}
+
 /* The lines of the machine end at PICs and an IOAPIC of ours: ISA line 0 is the IOAPIC's input 2, where
  * the cascade of the PICs leaves a hole. */
 static void set_line(void *opaque, unsigned n, bool level)
@@ -290,9 +295,23 @@ static bool q35_build(Machine *m, GError **error)
     return ok;
 }
 
+/* What CPUs cannot address is no memory: a guest that believes in it dies of its first use. */
+static bool check_cpus_reach(const Q35Machine *q, GError **error)
+{
+    uint64_t end = q->ram_above_4g ? 4 * GiB + q->ram_above_4g : q->ram_below_4g;
+
+    if (end <= q35_address_limit(q))
+        return true;
+    fail(error, ERR_LIMIT,
+         "memory ends at 0x%" PRIx64 ", but the CPUs have %u bits of physical address", end,
+         q->m.phys_bits);
+    return error_hint(error, "give the CPUs more (-cpu NAME,host-phys-bits=on) or less memory (-m)");
+}
+
 static bool q35_done(Machine *m, GError **error)
 {
-    return !m->kernel || q35_prepare_boot(Q35_MACHINE(m), error);
+    return check_cpus_reach(Q35_MACHINE(m), error) &&
+           (!m->kernel || q35_prepare_boot(Q35_MACHINE(m), error));
 }
 
 static void q35_reset(Machine *m)

@@ -25,6 +25,7 @@ typedef struct Q35Machine {
 #define Q35_MACHINE(ptr) ((Q35Machine *)(ptr))
 
 bool q35_has_pic(const Q35Machine *q);      /* the kernel's or ours */
+uint64_t q35_address_limit(const Q35Machine *q);    /* first physical address out of the CPUs' reach */
 
 /* q35-boot.c: without firmware, what is in memory and registers when the guest starts. */
 bool q35_prepare_boot(Q35Machine *q, GError **error);

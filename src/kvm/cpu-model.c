@@ -337,6 +337,8 @@ static void finish(CpuModel *model, Kvm *kvm, const FeatureSet *supported)
         model->phys_bits = host;
     if (!model->phys_bits)
         model->phys_bits = MIN(40, host);
+    if (!feature_has(&model->features, FEAT_80000001_EDX, 29))      /* lm: PAE has 36 */
+        model->phys_bits = MIN(36, model->phys_bits);
     if (kvm && model->phys_bits > host)
         warn_report("-cpu phys-bits=%u: the host has %u", model->phys_bits, host);
 }

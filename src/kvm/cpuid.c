@@ -330,7 +330,7 @@ static void put_leaf_80000008(Builder *b)
     uint32_t linear = lm ? (has(b, FEAT_7_0_ECX, 16) ? 57 : 48) : 32;
     uint32_t ecx = b->package_threads > 1
                        ? (b->package_threads - 1) | smp_socket_shift(&b->smp) << 12 : 0;
-    put(b, 0x80000008, -1, (lm ? b->model->phys_bits : MIN(b->model->phys_bits, 36)) | linear << 8,
+    put(b, 0x80000008, -1, b->model->phys_bits | linear << 8,
         word(b, FEAT_80000008_EBX), ecx, 0);
 }
 

@@ -145,7 +145,6 @@ void kvm_ask_supported_cpuid(Kvm *kvm);
 /* The table a vCPU gets; g_free. */
 struct kvm_cpuid2 *cpu_model_table(const CpuModel *model, Kvm *kvm, unsigned index,
                                    const SmpTopology *smp, GError **error);
-unsigned cpu_model_phys_bits(const CpuModel *model);
 /* Sets the feature MSRs.  Some hosts (PVM) offer more than they take: that is an error with
  * "enforce" only. */
 bool cpu_model_set_msrs(const CpuModel *model, int vcpu_fd, bool first, GError **error);

@@ -47,6 +47,7 @@ char *cpu_model_help(void);                /* -cpu help; g_free */
 const char *const *cpu_feature_names(void);
 bool cpu_model_feature(const CpuModel *model, const char *name);
 json_object *cpu_model_unavailable(const CpuModel *model);   /* names asked for but not offered */
+unsigned cpu_model_phys_bits(const CpuModel *model);          /* width of physical addresses */
 json_object *cpu_model_cpuid(const CpuModel *model);          /* for the hardware manifest */
 
 /* vCPUs.  Made stopped; main thread, VM lock. */

@@ -127,6 +127,15 @@ class Board(unittest.TestCase):
         self.run_good("pit", "-machine", "q35,kernel-irqchip=split")
         self.run_good("pit", "-machine", "q35,kernel-irqchip=split,pic=off")
 
+    def test_memory_out_of_the_cpus_reach(self):
+        memory = ("-object", "memory-backend-ram,id=pc.ram,size=66G,reserve=off", "-m", "66G",
+                  "-machine", "memory-backend=pc.ram")
+        with Vireo("timer", *memory, "-cpu", "qemu64,check=off,phys-bits=36") as v:
+            _, messages = v.process.communicate(timeout=LONG_S)
+        self.assertEqual(v.process.returncode, 1)
+        self.assertIn("36 bits of physical address", messages)
+        self.assertIn("-m", messages)
+
     def test_two_cpus(self):
         self.run_good("smp", "-smp", "2")
 
