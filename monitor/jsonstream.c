@@ -7,6 +7,7 @@
 
 struct JsonStream {
     enum { BETWEEN, INSIDE, IN_STRING, IN_ESCAPE, SKIP_LINE } state;
+    uint8_t quote;                         /* that ends the string */
     size_t max_bytes;
     unsigned depth;
     uint8_t objects[JSON_STREAM_MAX_DEPTH / 8];   /* bit n: level n is an object, else an array */
@@ -104,12 +105,14 @@ static bool inside(JsonStream *s, uint8_t c, GError **error)
         if (c < 0x20)
             return fail(error, ERR_INVALID_SYNTAX,
                         "Invalid JSON: control character 0x%02x in a string", c);
-        s->state = c == '"' ? INSIDE : c == '\\' ? IN_ESCAPE : IN_STRING;
+        s->state = c == s->quote ? INSIDE : c == '\\' ? IN_ESCAPE : IN_STRING;
         return true;
     }
     switch (c) {
     case '"':
+    case '\'':
         s->state = IN_STRING;
+        s->quote = c;
         return true;
     case '{':
     case '[':

@@ -1,5 +1,6 @@
 /*
- * Strict JSON (RFC 8259) to json-c's values.  json-c's own reader takes more than JSON, drops
+ * JSON (RFC 8259) to json-c's values; strings may stand in single quotes, too, as people write them in a
+ * shell and QEMU's clients know them, but nothing else is taken that is not JSON.  json-c's own reader takes more than JSON, drops
  * duplicate members and cannot say where it failed; what arrives here comes from outside and must be
  * refused exactly.
  */
@@ -89,7 +90,7 @@ static bool read_unicode(Reader *r, GString *out)
 
 static bool read_escape(Reader *r, GString *out)
 {
-    static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
+    static const char from[] = "\"'\\/bfnrt", to[] = "\"'\\/\b\f\n\r\t";
     if (r->p == r->end)
         return syntax(r, "");
     char c = *r->p;
@@ -105,13 +106,14 @@ static bool read_escape(Reader *r, GString *out)
     return read_unicode(r, out);
 }
 
-/* After the opening quote.  Returns NULL if ill-formed. */
+/* From the opening quote on, which the closing one must match.  Returns NULL if ill-formed. */
 static GString *read_string(Reader *r)
 {
+    const char quote = *r->p++;
     GString *out = g_string_new(NULL);
     for (;;) {
         const char *from = r->p;
-        while (r->p < r->end && *r->p != '"' && *r->p != '\\' && (unsigned char)*r->p >= 0x20)
+        while (r->p < r->end && *r->p != quote && *r->p != '\\' && (unsigned char)*r->p >= 0x20)
             r->p++;
         const char *invalid;
         if (!g_utf8_validate_len(from, r->p - from, &invalid)) {
@@ -124,7 +126,7 @@ static GString *read_string(Reader *r)
             syntax(r, "control character in a string");
             break;
         }
-        if (*r->p++ == '"')
+        if (*r->p++ == quote)
             return out;
         if (!read_escape(r, out))
             break;
@@ -202,6 +204,11 @@ static bool read_number(Reader *r, json_object **ret)
     return true;
 }
 
+static bool at_string(const Reader *r)
+{
+    return r->p < r->end && (*r->p == '"' || *r->p == '\'');
+}
+
 static bool read_value(Reader *r, json_object **ret);
 
 static bool read_array(Reader *r, json_object **ret)
@@ -225,7 +232,7 @@ static bool read_member(Reader *r, json_object *object)
 {
     skip_space(r);
     const char *at = r->p;
-    if (!take(r, '"'))
+    if (!at_string(r))
         return syntax(r, "a member's name in quotes expected");
     GString *name = read_string(r);
     if (!name)
@@ -289,7 +296,7 @@ static bool read_value(Reader *r, json_object **ret)
         return syntax(r, "");
     if (*r->p == '-' || g_ascii_isdigit(*r->p))
         return read_number(r, ret);
-    if (take(r, '"')) {
+    if (at_string(r)) {
         GString *text = read_string(r);
         if (!text)
             return false;

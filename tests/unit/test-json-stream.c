@@ -42,6 +42,7 @@ START_TEST(values_one_after_the_other)
     check(" {\"a\":[1,{\"b\":\"}\"}]}\r\n{}{}[]", "{\"a\":[1,{\"b\":\"}\"}]}{}{}[]");
     check("{\"a\n\":1}", "!Invalid JSON: control character 0x0a in a string\n"
                          "!Invalid JSON: expected an object, found '\"'\n");
+    check("{'a':'}\"]'}{\"b\":\"'}\"}{'c':'\\'}'}", "{\"a\":\"}\\\"]\"}{\"b\":\"'}\"}{\"c\":\"'}\"}");
     check("{\n  \"a\"\n: \"\\\"{\\\\\"\n}\n", "{\"a\":\"\\\"{\\\\\"}");
 }
 END_TEST

@@ -71,6 +71,8 @@ START_TEST(json_is_read)
     check_json("-9223372036854775808", "-9223372036854775808");
     check_json("\"\\u00e4\\n\\ud83d\\ude00\\/\"", "\"ä\\n😀/\"");
     check_json("[true,false,null]", "[true,false,null]");
+    check_json("{'a':['say \"x\"', \"it's\", 'it\\'s', '']}",
+               "{\"a\":[\"say \\\"x\\\"\",\"it's\",\"it's\",\"\"]}");
 }
 END_TEST
 
@@ -108,7 +110,9 @@ START_TEST(bad_json_is_refused)
         { "TRUE", "word" },
         { "NaN", "word" },
         { "tru", "word" },
-        { "'a'", "value expected" },
+        { "'a", "too early" },
+        { "'a\"", "too early" },
+        { "{'a':1,\"a\":2}", "member 'a' twice" },
         { "\"\\x\"", "escape" },
         { "\"\\u12g4\"", "hexadecimal" },
         { "\"\\ud800\"", "surrogate" },
