@@ -285,7 +285,7 @@ static void put_basic(Builder *b)
         put_host_leaf(b, 0x1d);
         put_host_leaf(b, 0x1e);
     }
-    if (level >= 0x1f && b->smp.dies > 1)
+    if (level >= 0x1f && b->smp.dies > 1 && b->intel)
         put_topology(b, 0x1f, true);
 }
 
@@ -376,10 +376,10 @@ struct kvm_cpuid2 *cpu_model_table(const CpuModel *model, Kvm *kvm, unsigned ind
         return NULL;
     b.apic_id = smp_apic_id(smp, index);
     b.package_threads = MAX(smp->threads, 1) * MAX(smp->cores, 1) * MAX(smp->dies, 1);
-    /* Only leaf 0x1F tells of dies, whatever the model ends at. */
-    b.level = smp->dies > 1 ? MAX(model->level, 0x1f) : model->level;
     b.amd = !strcmp(model->vendor, "AuthenticAMD") || !strcmp(model->vendor, "HygonGenuine");
     b.intel = !b.amd;
+    /* Intel's software has dies from leaf 0x1F, whatever the model ends at; AMD's from 0x8000001E. */
+    b.level = b.intel && smp->dies > 1 ? MAX(model->level, 0x1f) : model->level;
     b.table = g_malloc0(table_size(b.capacity));
     put_basic(&b);
     put_kvm(&b);
