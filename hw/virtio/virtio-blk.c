@@ -61,7 +61,11 @@ static void set_geometry(const VirtioBlk *blk, struct virtio_blk_config *c)
 {
     unsigned heads = blk->heads ? blk->heads : 16, secs = blk->secs ? blk->secs : 63;
     uint64_t cylinders = blk->cyls ? blk->cyls : blk->capacity / (heads * secs);
+    unsigned block = blk->logical_block_size;
 
+    /* Tracks of whole blocks, so that the disk that the geometry tells of has whole ones, too. */
+    if (blk->capacity * SECTOR_SIZE / heads / secs % block && secs >= block / SECTOR_SIZE)
+        secs -= secs % (block / SECTOR_SIZE);
     c->geometry.cylinders = GUINT16_TO_LE(CLAMP(cylinders, 1, 16383));
     c->geometry.heads = heads;
     c->geometry.sectors = secs;

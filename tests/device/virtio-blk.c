@@ -151,12 +151,14 @@ START_TEST(read_only_disk)
 }
 END_TEST
 
+#define CONFIG(field, size)                                                                        \
+    mem_read(d.m, d.v->config + offsetof(struct virtio_blk_config, field), size)
+
 START_TEST(configuration)
 {
     Disk d = disk_new(",num-queues=3,queue-size=64,logical_block_size=512,physical_block_size=4096,"
                       "min_io_size=8192,opt_io_size=65536", ALL_FEATURES);
     uint64_t c = d.v->config, wce = c + offsetof(struct virtio_blk_config, wce);
-#define CONFIG(field, size) mem_read(d.m, c + offsetof(struct virtio_blk_config, field), size)
 
     ck_assert_uint_eq(CONFIG(capacity, 4), IMAGE_SIZE / 512);
     ck_assert_uint_eq(CONFIG(seg_max, 4), 62);
@@ -173,6 +175,16 @@ START_TEST(configuration)
     ck_assert_uint_eq(CONFIG(wce, 1), 0);
     mem_write(d.m, c, 4, 5);
     ck_assert_uint_eq(CONFIG(capacity, 4), IMAGE_SIZE / 512);
+    disk_free(&d);
+}
+END_TEST
+
+/* A track of 63 sectors is one of seven blocks. */
+START_TEST(geometry_of_large_blocks)
+{
+    Disk d = disk_new(",logical_block_size=4096", ALL_FEATURES);
+
+    ck_assert_uint_eq(CONFIG(geometry.sectors, 1), 56);
     disk_free(&d);
 }
 END_TEST
@@ -194,8 +206,7 @@ START_TEST(write_cache)
 
     ck_assert_uint_eq(d.v->offered >> VIRTIO_BLK_F_FLUSH & 1, caches[_i].flush);
     ck_assert_uint_eq(d.v->offered >> VIRTIO_BLK_F_CONFIG_WCE & 1, caches[_i].config_wce);
-    ck_assert_uint_eq(mem_read(d.m, d.v->config + offsetof(struct virtio_blk_config, wce), 1),
-                      caches[_i].wce);
+    ck_assert_uint_eq(CONFIG(wce, 1), caches[_i].wce);
     disk_free(&d);
 }
 END_TEST
@@ -459,6 +470,7 @@ static void add_tests(TCase *tc)
     tcase_add_loop_test(tc, any_layout, 0, 2);
     tcase_add_test(tc, read_only_disk);
     tcase_add_test(tc, configuration);
+    tcase_add_test(tc, geometry_of_large_blocks);
     tcase_add_loop_test(tc, write_cache, 0, G_N_ELEMENTS(caches));
     tcase_add_test(tc, as_many_buffers_as_the_ring_has);
     tcase_add_test(tc, one_device_a_bootindex);
