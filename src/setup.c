@@ -517,9 +517,30 @@ static bool setup_serials(Vm *vm, const Config *c, GError **error)
            add_serial(vm, 0, text, "isa-serial", "serial", error);
 }
 
+/* A drive that if= has given a device is nobody else's: the -drive is to blame. */
+static bool check_drive(const Config *c, json_object *device, GError **error)
+{
+    const char *id = json_get_str(device, "drive");
+
+    for (unsigned i = 0; id && i < c->drives->len; i++) {
+        json_object *opts = g_ptr_array_index(c->drives, i);
+        const char *iface = json_get_str(opts, "if");
+
+        if (g_strcmp0(json_get_str(opts, "id"), id) || !g_strcmp0(iface, "none"))
+            continue;
+        fail(error, ERR_IN_USE, "drive '%s' has a device already, that if=%s made for it", id,
+             iface ? iface : "virtio");
+        error_hint(error, "with a -device of its own it needs if=none");
+        return config_blame(c, opts, error);
+    }
+    return true;
+}
+
 static bool setup_devices(Vm *vm, const Config *c, GError **error)
 {
     for (unsigned i = 0; i < c->devices->len; i++) {
+        if (!check_drive(c, g_ptr_array_index(c->devices, i), error))
+            return false;
         if (!add_device(vm, g_ptr_array_index(c->devices, i), error))
             return config_blame(c, g_ptr_array_index(c->devices, i), error);
     }

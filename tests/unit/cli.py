@@ -108,6 +108,10 @@ class Errors(unittest.TestCase):
         (["-net", "user"], "none", ""),
         (["-readconfig", "/no/such"], "/no/such", ""),
         (["-readconfig", "/proc/self/environ"], "not a text file", ""),
+        (["-drive", "if=virtio,id=d,driver=null-co,size=1M", "-device", "virtio-blk-pci,drive=d"],
+         "-drive if=virtio,id=d,driver=null-co,size=1M: drive 'd' has a device already", "if=none"),
+        (["-drive", "id=d,driver=null-co", "-device", '{"driver":"virtio-blk-pci","drive":"d"}'],
+         "that if=virtio made", "if=none"),
         (["-pidfile", "/no/such/dir/pid", "-machine", "none"], "/no/such/dir/pid", ""),
     ]
 
