@@ -42,3 +42,5 @@ bool config_blame(const Config *config, json_object *opts, GError **error);
 bool cli_parse(Config *config, int argc, char **argv, GError **error);
 /* -readconfig FILE: QEMU's ini form, [section "id"] and key = "value". */
 bool cli_read_config(Config *config, const char *path, GError **error);
+/* -set GROUP.ID.ARG=VALUE: changes what was given before it. */
+bool cli_set(Config *config, const char *text, GError **error);

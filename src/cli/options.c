@@ -645,6 +645,8 @@ const CliOption cli_options[] = {
       .flag = on_no_user_config },
     { "readconfig", NULL, "FILE", "read more options from a file", CLI_CONTROL,
       .text = on_readconfig },
+    { "set", NULL, "GROUP.ID.ARG=VALUE", "change a parameter of a -device, -drive, -chardev, -object or -mon before",
+      CLI_CONTROL, .text = cli_set },
 
     { "msg", NULL, "timestamp=on|off", "form of messages", CLI_DEBUG, .opts = on_msg,
       .params = msg_params },

@@ -36,6 +36,8 @@ const CliOption *cli_option_find(const char *name);
 json_object *cli_parse_value(const CliOption *option, const char *value, const char *implied, GError **error);
 /* Gives @opts to the option's handler, if the names in it are its parameters'. */
 bool cli_apply(Config *config, const CliOption *option, json_object *opts, GError **error);
+/* That alone. */
+bool cli_check(const CliOption *option, json_object *opts, GError **error);
 const char *cli_section_title(CliSection section);
 
 /* help.c: texts for people, written to stdout. */

@@ -24,7 +24,7 @@ static const char *const not_offered[] = {
     "full-screen", "fw_cfg", "gdb", "hda", "hdb", "hdc", "hdd", "icount", "incoming", "iscsi",
     "k", "loadvm", "mtdblock", "netdev", "no-fd-bootchk", "numa", "only-migratable", "option-rom",
     "pflash", "plugin", "portrait", "preconfig", "rotate", "run-with", "runas", "s", "sandbox",
-    "sd", "sdl", "seed", "semihosting", "set", "singlestep", "smbios", "spice", "tb-size",
+    "sd", "sdl", "seed", "semihosting", "singlestep", "smbios", "spice", "tb-size",
     "tpmdev", "usb", "usbdevice", "virtfs", "vnc", "watchdog", "win2k-hack", "writeconfig",
     "xen-attach", "xen-domid", "xen-domid-restrict", NULL
 };
@@ -51,7 +51,7 @@ static bool unknown_option(const char *word, GError **error)
 }
 
 /* Every member of @opts is in the option's table. */
-static bool check_params(const CliOption *o, json_object *opts, GError **error)
+bool cli_check(const CliOption *o, json_object *opts, GError **error)
 {
     const char *known[32];
     size_t n = 0;
@@ -84,7 +84,7 @@ json_object *cli_parse_value(const CliOption *o, const char *value, const char *
 
 bool cli_apply(Config *config, const CliOption *o, json_object *opts, GError **error)
 {
-    return check_params(o, opts, error) && o->opts(config, opts, error);
+    return cli_check(o, opts, error) && o->opts(config, opts, error);
 }
 
 static bool take_opts(Config *config, const CliOption *o, const char *value, GError **error)

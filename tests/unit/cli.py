@@ -108,6 +108,13 @@ class Errors(unittest.TestCase):
         (["-net", "user"], "none", ""),
         (["-readconfig", "/no/such"], "/no/such", ""),
         (["-readconfig", "/proc/self/environ"], "not a text file", ""),
+        (["-set", "device.d"], "not GROUP.ID.ARG=VALUE", "-set device.disk0"),
+        (["-set", "machine.m.x=y"], "no group of options 'machine'", "device, drive"),
+        (["-set", "device.d.serial=x", "-device", "virtio-rng-pci,id=d"], 'no device "d" defined',
+         "after the -device"),
+        (["-chardev", "null,id=c", "-set", "chardev.c.backend=fiel"], "fiel", "file"),
+        (["-drive", "if=none,id=d,file=/dev/null,format=raw", "-set", "drive.d.file=/no/such"],
+         "/no/such", ""),
         (["-drive", "if=virtio,id=d,driver=null-co,size=1M", "-device", "virtio-blk-pci,drive=d"],
          "-drive if=virtio,id=d,driver=null-co,size=1M: drive 'd' has a device already", "if=none"),
         (["-drive", "id=d,driver=null-co", "-device", '{"driver":"virtio-blk-pci","drive":"d"}'],
@@ -249,6 +256,19 @@ class Machine(unittest.TestCase):
                          "11111111-2222-3333-4444-555555555555")
         self.assertIn("c0", [c["label"] for c in self.ask(f, "query-chardev")["return"]])
         self.assertEqual(self.ask(f, "quit")["return"], {})
+        self.assertEqual(vm.wait(TIMEOUT), 0)
+
+    def test_set(self):
+        log = os.path.join(self.dir.name, "a,b=c")
+        vm = subprocess.Popen([VIREO, "-nodefaults", "-S", "-machine", "none", "-chardev", "null,id=c.d",
+                               "-chardev", "file,id=c,path=/no/such", "-object", "iothread,id=io",
+                               "-set", "chardev.c.path=" + log, "-set", "object.io.poll-max-ns=7",
+                               "-qmp", "unix:%s,server=on,wait=off" % self.qmp])
+        self.addCleanup(vm.kill)
+        f = self.connect()
+        self.assertTrue(os.path.exists(log))
+        self.assertEqual(self.ask(f, "query-iothreads")["return"][0]["poll-max-ns"], 7)
+        self.ask(f, "quit")
         self.assertEqual(vm.wait(TIMEOUT), 0)
 
     def test_readconfig_in_qemus_words(self):
