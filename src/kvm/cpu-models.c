@@ -10,6 +10,7 @@
 
 #define INTEL "GenuineIntel"
 #define AMD "AuthenticAMD"
+#define HYGON "HygonGenuine"
 
 /* What every 64-bit processor with SSE2 has. */
 #define PENTIUM3 "fpu de pse tsc msr pae cx8 apic sep pge cmov pat mmx fxsr sse"
@@ -35,6 +36,15 @@ const CpuModelDef cpu_model_defs[] = {
     { "kvm32", "kvm64", NULL, 15, 6, 1, 5, 0x80000008, "Common 32-bit KVM processor",
       .drop = "cx16 lm nx syscall" },
 
+    { "486", NULL, INTEL, 4, 8, 0, 1, 0, "Intel 486", .add = "fpu vme pse" },
+    { "pentium", "486", NULL, 5, 4, 3, 1, 0, "Intel Pentium",
+      .add = "de tsc msr mce cx8 apic mmx" },
+    { "pentium2", "pentium", NULL, 6, 5, 2, 2, 0, "Intel Pentium II",
+      .add = "pae sep mtrr pge mca cmov pat pse36 fxsr" },
+    { "pentium3", "pentium2", NULL, 6, 7, 3, 3, 0, "Intel Pentium III", .add = "sse" },
+    { "athlon", "pentium3", AMD, 6, 2, 3, 2, 0x80000008, "QEMU Virtual CPU version 2.5+",
+      .add = "sse2 mmxext 3dnow 3dnowext" },
+
     /* The levels of the x86-64 psABI, section 3.1.1. */
     { "x86-64-v1", "qemu64", .model_id = "x86-64 baseline, level 1", .drop = "cx16 lahf-lm pni" },
     { "x86-64-v2", "qemu64", .model_id = "x86-64 baseline, level 2",
@@ -49,6 +59,9 @@ const CpuModelDef cpu_model_defs[] = {
       "AMD Opteron 22xx (Gen 2 Class Opteron)", .add = "cx16 lahf-lm" },
     { "Opteron_G3", "Opteron_G2", NULL, 16, 2, 3, 5, 0x80000008,
       "AMD Opteron 23xx (Gen 3 Class Opteron)", .add = "abm misalignsse popcnt rdtscp sse4a" },
+    { "phenom", "Opteron_G3", NULL, 16, 2, 3, 5, 0x8000001a,
+      "AMD Phenom(tm) 9550 Quad-Core Processor", .add = "3dnow 3dnowext fxsr-opt mmxext pdpe1gb",
+      .drop = "misalignsse" },
     { "Opteron_G4", "Opteron_G3", NULL, 21, 1, 2, 0xd, 0x8000001a, "AMD Opteron 62xx class CPU",
       .add = "3dnowprefetch aes avx fma4 pclmulqdq pdpe1gb sse4.1 sse4.2 ssse3 xop xsave npt "
              "nrip-save" },
@@ -58,6 +71,8 @@ const CpuModelDef cpu_model_defs[] = {
       .l3_mib = 8 },
     { "EPYC-IBPB", "EPYC", NULL, 23, 1, 2, 0xd, 0x8000001e, "AMD EPYC Processor (with IBPB)",
       .add = "ibpb" },
+    { "Dhyana", "EPYC-IBPB", HYGON, 24, 0, 1, 0xd, 0x8000001e, "Hygon Dhyana Processor",
+      .drop = "aes pclmulqdq sha-ni" },
     { "EPYC-Rome", "EPYC", NULL, 23, 49, 0, 0xd, 0x8000001e, "AMD EPYC-Rome Processor",
       .add = "amd-stibp clwb clzero ibpb perfctr-core rdpid umip wbnoinvd xsaveerptr xsaves",
       .l3_mib = 16 },
@@ -70,6 +85,12 @@ const CpuModelDef cpu_model_defs[] = {
 
     { "Conroe", NULL, INTEL, 6, 15, 3, 0xa, 0x80000008,
       "Intel Celeron_4x0 (Conroe/Merom Class Core 2)", .add = X86_64 " vme lahf-lm ssse3" },
+    { "core2duo", "Conroe", NULL, 6, 15, 11, 0xa, 0x80000008,
+      "Intel(R) Core(TM)2 Duo CPU     T7700  @ 2.40GHz", .add = "cx16 ss" },
+    { "n270", "Conroe", NULL, 6, 28, 2, 0xa, 0x80000008,
+      "Intel(R) Atom(TM) CPU N270   @ 1.60GHz", .add = "movbe ss", .drop = "lm syscall pse36" },
+    { "coreduo", "n270", NULL, 6, 14, 8, 0xa, 0x80000008,
+      "Genuine Intel(R) CPU           T2600  @ 2.16GHz", .drop = "lahf-lm movbe ssse3" },
     { "Penryn", "Conroe", NULL, 6, 23, 3, 0xa, 0x80000008,
       "Intel Core 2 Duo P9xxx (Penryn Class Core 2)", .add = "cx16 sse4.1" },
     { "Nehalem", "Penryn", NULL, 6, 26, 3, 0xb, 0x80000008,
@@ -104,6 +125,20 @@ const CpuModelDef cpu_model_defs[] = {
       .add = "spec-ctrl" },
     { "Broadwell-noTSX-IBRS", "Broadwell-noTSX",
       .model_id = "Intel Core Processor (Broadwell, no TSX, IBRS)", .add = "spec-ctrl" },
+    { "KnightsMill", "Broadwell-noTSX", NULL, 6, 133, 0, 0xd, 0x80000008,
+      "Intel Xeon Phi Processor (Knights Mill)",
+      .add = "ss pdpe1gb avx512f avx512cd avx512er avx512pf avx512-4fmaps avx512-4vnniw "
+             "avx512-vpopcntdq",
+      .drop = "invpcid pcid smap" },
+    { "Denverton", "IvyBridge-IBRS", NULL, 6, 95, 1, 0x15, 0x80000008,
+      "Intel Atom Processor (Denverton)",
+      .add = "3dnowprefetch clflushopt movbe mpx pdpe1gb rdseed sha-ni smap ssbd xgetbv1 xsavec "
+             "arch-capabilities rdctl-no skip-l1dfl-vmentry",
+      .drop = "avx f16c" },
+    { "Snowridge", "Denverton", NULL, 6, 134, 1, 0x1b, 0x80000008,
+      "Intel Atom Processor (SnowRidge)",
+      .add = "cldemote clwb core-capability gfni movdir64b movdiri split-lock-detect umip",
+      .drop = "rdctl-no skip-l1dfl-vmentry" },
     { "Skylake-Client", "Broadwell", NULL, 6, 94, 3, 0xd, 0x80000008,
       "Intel Core Processor (Skylake)", .add = "xgetbv1 xsavec" },
     { "Skylake-Client-IBRS", "Skylake-Client", .model_id = "Intel Core Processor (Skylake, IBRS)",
