@@ -229,6 +229,9 @@ static bool set_machine_properties(Machine *m, const Config *c, GError **error)
     return true;
 }
 
+/* Of a start date: what the RTC can be away from the host's clock, with years to run on. */
+enum { RTC_FIRST_YEAR = 1970, RTC_LAST_YEAR = 2150 };
+
 static bool parse_date(const char *text, int64_t *ret_offset, GError **error)
 {
     g_autoptr(GTimeZone) utc = g_time_zone_new_utc();
@@ -239,6 +242,10 @@ static bool parse_date(const char *text, int64_t *ret_offset, GError **error)
         fail(error, ERR_INVALID_PARAMETER, "base=%s is not a date", text);
         return error_hint(error, "write utc, localtime, or for example 2026-01-31T12:00:00");
     }
+    int year = g_date_time_get_year(date);
+    if (year < RTC_FIRST_YEAR || year > RTC_LAST_YEAR)
+        return fail(error, ERR_INVALID_PARAMETER, "base=%s: the clock has years from %d to %d", text,
+                    RTC_FIRST_YEAR, RTC_LAST_YEAR);
     *ret_offset = g_date_time_to_unix(date) - time(NULL);
     return true;
 }

@@ -46,6 +46,8 @@ class Errors(unittest.TestCase):
         (["-m", "1G,maxmem=512M"], "maxmem is less", ""),
         (["-machine", "q35,smp=2"], "smp.NAME=VALUE", ""),
         (["-machine", "q35,smp.cpsu=2"], "cpsu", "cpus"),
+        (["-rtc", "base=9999-01-01"], "years from 1970 to 2150", ""),
+        (["-rtc", "base=1900-01-01"], "years from 1970 to 2150", ""),
         (["-boot", "order=z"], "'z' is no list of boot devices", "d for a CD"),
         (["-boot", "cc"], "'c' is given twice", ""),
         (["-boot", "menu=maybe"], "'menu' expects 'on' or 'off'", ""),
