@@ -15,6 +15,7 @@ struct CpuModel {
     uint32_t min_level, min_xlevel;
     char *model_id;
     unsigned phys_bits;
+    uint32_t host_phys_bits_limit;          /* of host_phys_bits; 0: none */
     unsigned l3_mib;                        /* 0: generic caches */
     /* -cpu properties that are no features */
     bool check, enforce, migratable, kvm_leaf, l3_cache, host_cache_info, host_phys_bits;

@@ -41,6 +41,7 @@ static const struct {
     { "min-level", offsetof(CpuModel, min_level), 0, 0xff },
     { "min-xlevel", offsetof(CpuModel, min_xlevel), 0, 0x800000ff },
     { "phys-bits", offsetof(CpuModel, phys_bits), 0, 52 },
+    { "host-phys-bits-limit", offsetof(CpuModel, host_phys_bits_limit), 0, 52 },
 };
 
 void cpu_model_free(CpuModel *model)
@@ -173,8 +174,8 @@ static bool set_number(CpuModel *model, unsigned option, json_object *value, GEr
     if (n > number_options[option].max || n < number_options[option].min)
         return fail(error, ERR_INVALID_PARAMETER, "%s: %" G_GINT64_MODIFIER "u is not in %u … %u",
                     name, n, number_options[option].min, number_options[option].max);
-    if (!strcmp(name, "phys-bits") && n && n < 32)
-        return fail(error, ERR_INVALID_PARAMETER, "phys-bits: 32 at least");
+    if (strstr(name, "phys-bits") && n && n < 32)
+        return fail(error, ERR_INVALID_PARAMETER, "%s: 32 at least", name);
     *(uint32_t *)((char *)model + number_options[option].offset) = n;
     return true;
 }
@@ -334,7 +335,8 @@ static void finish(CpuModel *model, Kvm *kvm, const FeatureSet *supported)
     raise_levels(model);
     unsigned host = host_phys_bits(kvm);
     if (model->host_phys_bits && !model->phys_bits)
-        model->phys_bits = host;
+        model->phys_bits = model->host_phys_bits_limit ? MIN(host, model->host_phys_bits_limit)
+                                                       : host;
     if (!model->phys_bits)
         model->phys_bits = MIN(40, host);
     if (!feature_has(&model->features, FEAT_80000001_EDX, 29))      /* lm: PAE has 36 */
@@ -495,7 +497,8 @@ char *cpu_model_help(void)
         column += length;
     }
     g_string_append(s, "\n\nProperties: check, enforce, migratable, kvm, l3-cache,\n"
-                       "  host-cache-info, pmu, cpuid-0xb, host-phys-bits, phys-bits=N,\n"
+                       "  host-cache-info, pmu, cpuid-0xb, host-phys-bits,\n"
+                       "  host-phys-bits-limit=N, phys-bits=N,\n"
                        "  vendor=TEXT, family=N, model=N, stepping=N, model-id=TEXT,\n"
                        "  level=N, xlevel=N, min-level=N, min-xlevel=N\n");
     return g_string_free(s, false);

@@ -103,6 +103,23 @@ START_TEST(models_have_their_features)
 }
 END_TEST
 
+START_TEST(physical_addresses)
+{
+    static const struct { const char *text; unsigned bits; } cases[] = {
+        { "EPYC", 40 }, { "EPYC,phys-bits=38", 38 }, { "EPYC,phys-bits=38,-lm", 36 },
+        { "qemu32", 36 }, { "EPYC,host-phys-bits=on,host-phys-bits-limit=37", 37 },
+        { "EPYC,host-phys-bits=on,host-phys-bits-limit=52", 40 },   /* without KVM: 40 */
+        { "EPYC,host-phys-bits-limit=37", 40 },
+    };
+    for (unsigned i = 0; i < G_N_ELEMENTS(cases); i++) {
+        CpuModel *model = good(cases[i].text);
+        ck_assert_msg(cpu_model_phys_bits(model) == cases[i].bits, "%s: %u", cases[i].text,
+                      cpu_model_phys_bits(model));
+        cpu_model_free(model);
+    }
+}
+END_TEST
+
 START_TEST(wrong_options_are_named)
 {
     static const struct {
@@ -114,6 +131,7 @@ START_TEST(wrong_options_are_named)
         { "EPYC,+avx3", "a CPU has no feature or property 'avx3'", "did you mean 'avx'?" },
         { "EPYC,family=1000", "family: 1000 is not in 0 … 270", NULL },
         { "EPYC,phys-bits=8", "phys-bits: 32 at least", NULL },
+        { "EPYC,host-phys-bits-limit=8", "host-phys-bits-limit: 32 at least", NULL },
         { "EPYC,vendor=me", "vendor: 12 characters are asked for", NULL },
         { "EPYC,hv-relaxed=on", "hv-relaxed: Hyper-V enlightenments are not implemented",
           "leave it out; Windows guests run without, more slowly" },
@@ -174,6 +192,7 @@ static void add(TCase *tc)
     tcase_add_test(tc, apic_ids_are_distinct);
     tcase_add_test(tc, features_have_one_name_each);
     tcase_add_test(tc, models_have_their_features);
+    tcase_add_test(tc, physical_addresses);
     tcase_add_test(tc, wrong_options_are_named);
     tcase_add_test(tc, definitions_and_expansion);
     tcase_add_test(tc, help_lists_models_and_features);
