@@ -191,9 +191,18 @@ void pci_msix_detach_eventfd(PciDevice *dev, unsigned vector)
         return;
     v = &dev->msix->vector[vector];
     route_off(dev, v);
-    if (take_eventfd(v))
-        pci_msix_set_pending(dev, vector);
+    if (take_eventfd(v)) {
+        if (!pci_msix_enabled(dev) || pci_msix_masked(dev, vector))
+            pci_msix_set_pending(dev, vector);
+        else
+            send_message(dev, vector);
+    }
     v->fd = -1;
+}
+
+bool pci_msix_has_irqfd(const PciDevice *dev, unsigned vector)
+{
+    return dev->msix->vector[vector].irqfd;
 }
 
 /* ---- Masks ---- */

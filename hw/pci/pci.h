@@ -126,6 +126,8 @@ void pci_msix_clear_pending(PciDevice *dev);             /* of all: nothing of i
  * us into the pending bit.  The data plane writes it from any thread. */
 bool pci_msix_attach_eventfd(PciDevice *dev, unsigned vector, int fd, GError **error);
 void pci_msix_detach_eventfd(PciDevice *dev, unsigned vector);
+/* Does KVM listen to the eventfd of an unmasked @vector?  Else it is to be detached: nobody does. */
+bool pci_msix_has_irqfd(const PciDevice *dev, unsigned vector);
 /* MSI (PCI 3.0, 6.8.1), 64 bits, with masks; @vectors: a power of two up to 32. */
 bool pci_msi_init(PciDevice *dev, unsigned vectors, GError **error);
 bool pci_msi_enabled(const PciDevice *dev);

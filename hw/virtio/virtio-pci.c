@@ -121,6 +121,13 @@ static void detach_vector(VirtioPci *p, uint16_t vector)
     pci_msix_detach_eventfd(&p->pci, vector);
 }
 
+/* KVM has no route left for a vector that is unmasked now: from here on it takes the slow way. */
+static void vector_changed(PciDevice *dev, unsigned vector, bool masked)
+{
+    if (!masked && !pci_msix_has_irqfd(dev, vector))
+        detach_vector(VIRTIO_PCI(dev), vector);
+}
+
 static void intr_batch(VirtioPci *p, bool begin)
 {
     IntrController *ic = p->pci.dev.machine->intr;
@@ -352,6 +359,7 @@ static bool add_msix(VirtioPci *p, GError **error)
     memset(p->vector_fds, 0xff, vectors * sizeof(int));
     p->vector_attached = g_new0(bool, vectors);
     p->vector_due = g_new0(uint8_t, vectors);
+    p->pci.msix_changed = vector_changed;
     return true;
 }
 

@@ -339,6 +339,24 @@ START_TEST(interrupts_without_irqfds)
 }
 END_TEST
 
+/* KVM's routes run out when the driver unmasks: interrupts come all the same. */
+START_TEST(irqfds_run_out)
+{
+    TestMachine *m = test_machine_new(BOARD "-object iothread,id=io0");
+    Disk d = disk_on(m, make_image(), "disk0", _i ? ",iothread=io0" : "");
+
+    test_msix_mask(d.v, 1, true);           /* needs no route yet */
+    disk_start(&d, 1ull << VIRTIO_BLK_F_FLUSH);
+    m->no_irqfds = true;
+    read_sector(&d, 0);                     /* waits in the eventfd */
+    test_msix_mask(d.v, 1, false);
+    ck_assert_uint_eq(msi_take(m, TEST_MSI_BASE + 1), 1);
+    read_sector(&d, 0);
+    wait_msi(m, TEST_MSI_BASE + 1);
+    disk_free(&d);
+}
+END_TEST
+
 /* A request that ends in its thread while the machine stops: the interrupt is there to be saved. */
 START_TEST(interrupt_while_it_stops)
 {
@@ -480,6 +498,7 @@ static void add_tests(TCase *tc)
     tcase_add_loop_test(tc, reset_forgets_what_is_pending, 0, 2);
     tcase_add_test(tc, one_message_for_what_is_pending);
     tcase_add_loop_test(tc, interrupts_without_irqfds, 0, 2);
+    tcase_add_loop_test(tc, irqfds_run_out, 0, 2);
     tcase_add_loop_test(tc, interrupt_while_it_stops, 0, 2);
     tcase_add_test(tc, intx);
     tcase_add_loop_test(tc, event_idx_suppresses, 0, 2);
