@@ -181,12 +181,25 @@ static bool co_fn grow_target(Mirror *m, GError **error)
     return ret == 0;
 }
 
+/* From now on what the guest writes is no more work to be done. */
+static void co_fn write_both(Mirror *m)
+{
+    BlockQuiesce *quiesce = block_quiesce(m->job.graph, m->source, m);
+
+    block_mirror_filter_activate(m->filter, m->target, m->dirty);
+    block_resume(quiesce);
+    co_pause();                            /* who was held goes first */
+}
+
 static bool co_fn mirror_run(BlockJob *job, GError **error)
 {
     Mirror *m = (Mirror *)job;
 
     if (!grow_target(m, error) || !mark_first(m, error))
         return false;
+    /* Not earlier: a write that found a granule clean and ends after that was marked would unmark it. */
+    if (m->blocking)
+        write_both(m);
     update_progress(m);
     follow(m);
     if (m->error)
@@ -219,19 +232,6 @@ static bool co_fn copy_rest(Mirror *m, GError **error)
     if (m->job.cancelled)
         return fail(error, ERR_GENERIC, "%s", g_strerror(ECANCELED));
     return flush_target(m, error);
-}
-
-/* From now on what the guest writes is no more work to be done. */
-static void co_fn write_both(Mirror *m)
-{
-    BlockQuiesce *quiesce;
-
-    if (m->blocking)
-        return;
-    quiesce = block_quiesce(m->job.graph, m->source, m);
-    block_mirror_filter_activate(m->filter, m->target, m->dirty);
-    block_resume(quiesce);
-    co_pause();                            /* who was held goes first */
 }
 
 /* Until both sides are alike, and nobody writes: then the users above are held.  A guest that discards
@@ -274,7 +274,8 @@ static bool co_fn mirror_prepare(BlockJob *job, GError **error)
     job->speed = 0;
     while (!m->error && !job->cancelled && block_bitmap_count(m->dirty) > LITTLE)
         copy_pass(m);                      /* what was written while it was pending */
-    write_both(m);
+    if (!m->blocking)
+        write_both(m);
     if (!meet(m, error))
         return false;
     if (!m->pivot)
@@ -433,8 +434,6 @@ static bool co_fn set_up(BlockJob *job, const void *opaque, GError **error)
         return false;
     m->chunk = MAX(block_bitmap_granularity(m->dirty), BLOCK_COPY_CHUNK);
     block_job_tasks_init(&m->tasks, CLAMP(buffer / m->chunk, 1, 16));
-    if (m->blocking)
-        block_mirror_filter_activate(m->filter, m->target, m->dirty);
     return true;
 }
 

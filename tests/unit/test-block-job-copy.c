@@ -4,6 +4,7 @@
  */
 #include "block-guest.h"
 #include "block/bitmap.h"
+#include "block/jobs/copy.h"
 #include "block/jobs/mirror.h"
 
 enum { SIZE = 24 * 65536 + 4096 * 5 };
@@ -15,15 +16,20 @@ static unsigned seeds(void)
     return n ? MAX(atoi(n), 1) : 12;
 }
 
-static BlockNode *open_raw(TestRoot *t, const char *name)
+static BlockNode *open_raw_of(TestRoot *t, const char *name, uint64_t size)
 {
-    g_autofree char *file = g_strconcat(name, ".img", NULL), *path = test_file(file, SIZE);
+    g_autofree char *file = g_strconcat(name, ".img", NULL), *path = test_file(file, size);
     GError *error = NULL;
     BlockNode *node = test_open(t->graph, &error, "raw,node-name=%s,discard=unmap,file.driver=file,"
                                 "file.aio=threads,file.filename=%s", name, path);
 
     assert_no_error(error);
     return node;
+}
+
+static BlockNode *open_raw(TestRoot *t, const char *name)
+{
+    return open_raw_of(t, name, SIZE);
 }
 
 static void free_disk(uint8_t **disk)
@@ -277,6 +283,32 @@ START_TEST(mirror)
 }
 END_TEST
 
+/* A write that began before all was marked to be copied is one of a part of its granule. */
+START_TEST(mirror_begins_under_a_write)
+{
+    enum { CHUNKS = 4 };                   /* copied one after the other: the last is marked for long */
+    uint64_t size = CHUNKS * BLOCK_COPY_CHUNK;
+    TestRoot t = test_root();
+    BlockNode *source = open_raw_of(&t, "s", size), *target = open_raw_of(&t, "t", size);
+    Guest *g = guest_new(source, 1);
+    GuestFill fill = { g, size - 65536 + 4096, 4096, 9, -1 };
+    GError *error = NULL;
+    Events e;
+
+    events_on(&e, &t);
+    guest_fill(g, 0, size, 7);
+    ck_assert(start_mirror(&t, &error, "device=s,target=t,sync=full,job-id=m,copy-mode=write-blocking,"
+                                       "buf-size=1"));
+    co_start(guest_fill_run, &fill);
+    wait_event(&e, "JOB_STATUS_CHANGE m ready");
+    ck_assert(block_job_complete(block_job_find(t.graph, "m"), &error));
+    wait_event(&e, "JOB_STATUS_CHANGE m null");
+    ck_assert_int_eq(fill.ret, 0);
+    check_disk(target, g->disk, "the copy");
+    job_test_end(&t, &e, g);
+}
+END_TEST
+
 /* What is ignored is tried again: a copy that lacks something is never told to be one. */
 START_TEST(ignored_errors_are_made_good)
 {
@@ -328,6 +360,7 @@ static void add_tests(TCase *tc)
     tcase_add_loop_test(tc, fleecing, 0, seeds());
     tcase_add_loop_test(tc, copy_before_write_fails, 0, 2);
     tcase_add_loop_test(tc, mirror, 0, 2 * seeds());
+    tcase_add_test(tc, mirror_begins_under_a_write);
     tcase_add_loop_test(tc, ignored_errors_are_made_good, 0, 4);
 }
 
