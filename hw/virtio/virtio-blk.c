@@ -347,7 +347,7 @@ static const Property blk_props[] = {
     PROP("num-queues", VirtioBlk, num_queues, .def.u = QUEUES_AUTO,
          .help = "request queues; by default one a vCPU"),
     PROP("queue-size", VirtioBlk, queue_size, .def.u = 256, .help = "slots of each queue"),
-    PROP("request-merging", VirtioBlk, request_merging,
+    PROP("request-merging", VirtioBlk, request_merging, .def.b = true,
          .help = "adjacent requests are done as one"),
     PROP("seg-max-adjust", VirtioBlk, seg_max_adjust, .def.b = true,
          .help = "seg_max follows queue-size"),

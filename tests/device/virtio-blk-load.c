@@ -37,8 +37,7 @@ static const struct {
     { "native", AIO_NATIVE, true },
 };
 static const char *const devices[] = {
-    ",num-queues=3,iothread=io0,request-merging=on", ",num-queues=3,iothread=io0,packed=on",
-    ",num-queues=3,request-merging=on",
+    ",num-queues=3,iothread=io0", ",num-queues=3,iothread=io0,packed=on", ",num-queues=3",
     THREE_THREADS,
 };
 

@@ -93,8 +93,7 @@ static void found_user(BlockUser *user, void *opaque)
 static Merging merging_new(const char *board, const char *node, const char *extra)
 {
     g_autofree char *options = g_strconcat(BOARD "-blockdev test-store,node-name=store ", board, NULL);
-    g_autofree char *properties = g_strconcat(",request-merging=on", extra, NULL);
-    Merging t = { .d = disk_of_node(test_machine_new(options), node, properties), .cut = 2 };
+    Merging t = { .d = disk_of_node(test_machine_new(options), node, extra), .cut = 2 };
 
     for (unsigned i = 0; i < IMAGE_SIZE; i++)
         store.bytes[i] = (i * 2654435761u) >> 24;
