@@ -80,13 +80,8 @@ static bool pipe_open(Chardev *cd, json_object *options, GError **error)
     return true;
 }
 
-static bool pipe_any_loop(Chardev *cd)
-{
-    return true;
-}
-
 static const CharOps pipe_ops = { .open = pipe_open, .options = pipe_options,
-                                  .any_loop = pipe_any_loop };
+                                  .any_loop = chardev_any_loop };
 static const Type pipe_type = {
     .name = "chardev-pipe", .parent = "chardev", .help = "named pipes PATH.in and PATH.out, or PATH",
     .ops = &pipe_ops,

@@ -385,6 +385,11 @@ void chardev_move(Chardev *cd, Loop *loop)
     chardev_update(cd);
 }
 
+bool chardev_any_loop(Chardev *cd)
+{
+    return true;
+}
+
 bool chardev_set_loop(Chardev *cd, Loop *loop)
 {
     const CharOps *ops = ops_of(cd);

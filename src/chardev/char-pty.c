@@ -72,11 +72,6 @@ static void pty_update(Chardev *cd)
         pty_look(pty);
 }
 
-static bool pty_any_loop(Chardev *cd)
-{
-    return true;
-}
-
 /* The other end in raw mode.  It is opened and closed once: from then on poll tells of a peer. */
 static bool prepare_other_end(const char *path, GError **error)
 {
@@ -137,7 +132,7 @@ const char *chardev_pty_path(const Chardev *cd)
 
 static const CharOps pty_ops = { .open = pty_open, .hang_up = pty_hang_up,
                                  .filename = pty_filename, .options = pty_options,
-                                 .update = pty_update, .any_loop = pty_any_loop,
+                                 .update = pty_update, .any_loop = chardev_any_loop,
                                  .leave_loop = pty_leave_loop };
 static const Type pty_type = {
     .name = "chardev-pty", .parent = "chardev", .help = "a pseudo-terminal",

@@ -115,13 +115,8 @@ static void stdio_finalize(Object *obj)
     }
 }
 
-static bool stdio_any_loop(Chardev *cd)
-{
-    return true;
-}
-
 static const CharOps stdio_ops = { .open = stdio_open, .options = stdio_options,
-                                   .any_loop = stdio_any_loop };
+                                   .any_loop = chardev_any_loop };
 static const Type stdio_type = {
     .name = "chardev-stdio", .parent = "chardev", .help = "standard input and output",
     .ops = &stdio_ops, .finalize = stdio_finalize,

@@ -51,6 +51,7 @@ void chardev_update(Chardev *cd);          /* any thread: look at watches and qu
 void chardev_set_connected(Chardev *cd, bool connected);   /* tells the front ends */
 void chardev_event(Chardev *cd, CharEvent event);
 void chardev_close_fds(Chardev *cd);       /* watches first */
+bool chardev_any_loop(Chardev *cd);        /* CharOps.any_loop of what can always leave: true */
 void chardev_move(Chardev *cd, Loop *loop);    /* chardev_set_loop, where it is known that it can */
 size_t chardev_room(const Chardev *cd);    /* what the focus takes now */
 void chardev_deliver(Chardev *cd, const uint8_t *data, size_t length);
