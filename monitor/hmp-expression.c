@@ -98,48 +98,44 @@ static bool read_value(Reader *r, uint64_t *ret)
     return ok;
 }
 
-static bool read_product(Reader *r, uint64_t *ret)
+/* By level, of which each binds closer than the one before it. */
+static const char *const operators[] = { "+-", "&|^", "*/%" };
+
+static bool apply(Reader *r, char operator, uint64_t *left, uint64_t right)
 {
-    uint64_t right;
-    if (!read_value(r, ret))
-        return false;
-    for (char c; (c = next_char(r)) && strchr("*/%", c);) {
-        r->at++;
-        if (!read_value(r, &right))
-            return false;
-        if (c != '*' && !right)
-            return fail(r->error, ERR_INVALID_PARAMETER, "division by zero");
-        *ret = c == '*' ? *ret * right : c == '/' ? *ret / right : *ret % right;
+    if (strchr("/%", operator) && !right)
+        return fail(r->error, ERR_INVALID_PARAMETER, "division by zero");
+    switch (operator) {
+    case '+': *left += right; break;
+    case '-': *left -= right; break;
+    case '&': *left &= right; break;
+    case '|': *left |= right; break;
+    case '^': *left ^= right; break;
+    case '*': *left *= right; break;
+    case '/': *left /= right; break;
+    case '%': *left %= right; break;
     }
     return true;
 }
 
-static bool read_bits(Reader *r, uint64_t *ret)
+static bool read_level(Reader *r, unsigned level, uint64_t *ret)
 {
     uint64_t right;
-    if (!read_product(r, ret))
+    if (level == G_N_ELEMENTS(operators))
+        return read_value(r, ret);
+    if (!read_level(r, level + 1, ret))
         return false;
-    for (char c; (c = next_char(r)) && strchr("&|^", c);) {
+    for (char c; (c = next_char(r)) && strchr(operators[level], c);) {
         r->at++;
-        if (!read_product(r, &right))
+        if (!read_level(r, level + 1, &right) || !apply(r, c, ret, right))
             return false;
-        *ret = c == '&' ? *ret & right : c == '|' ? *ret | right : *ret ^ right;
     }
     return true;
 }
 
 static bool read_sum(Reader *r, uint64_t *ret)
 {
-    uint64_t right;
-    if (!read_bits(r, ret))
-        return false;
-    for (char c; (c = next_char(r)) && strchr("+-", c);) {
-        r->at++;
-        if (!read_bits(r, &right))
-            return false;
-        *ret = c == '+' ? *ret + right : *ret - right;
-    }
-    return true;
+    return read_level(r, 0, ret);
 }
 
 bool hmp_expression(Hmp *h, const char *text, uint64_t *ret, GError **error)
