@@ -1,8 +1,8 @@
 /*
  * JSON (RFC 8259) to json-c's values; strings may stand in single quotes, too, as people write them in a
- * shell and QEMU's clients know them, but nothing else is taken that is not JSON.  json-c's own reader takes more than JSON, drops
- * duplicate members and cannot say where it failed; what arrives here comes from outside and must be
- * refused exactly.
+ * shell and QEMU's clients know them, but nothing else is taken that is not JSON.  json-c's own reader
+ * takes more than JSON, drops duplicate members and cannot say where it failed; what arrives here comes
+ * from outside and must be refused exactly.
  */
 #include <errno.h>
 #include <math.h>

@@ -44,8 +44,8 @@ json_object *options_parse(const char *text, const char *implied_key, GError **e
 /* Members of a JSON object that are written with dots become what key=value text makes of them. */
 bool options_nest(json_object *options, GError **error);
 
-/* JSON, strings also in single quotes: one value, nothing after it; says where it went wrong.  Depth limit 1024,
- * duplicate members refused. */
+/* JSON, strings also in single quotes: one value, nothing after it; says where it went wrong.  Depth
+ * limit 1024, duplicate members refused. */
 json_object *json_parse(const char *text, size_t length, GError **error);
 /* The same where null may come: *ret is NULL for it. */
 bool json_parse_value(const char *text, size_t length, json_object **ret, GError **error);
